@@ -1,0 +1,60 @@
+"""For every suite: what may be skipped, and where.
+
+A skip is visible (``-ra``) and says why. In continuous integration (``CI=true``) a skip is a
+failure, but for the kernel features named in ALLOWED_SKIPS, one by one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Reasons that a skip may give in CI: features that the kernel of the build machines lacks, and the
+#: corpus of real configurations that only some checkouts have beside them.
+ALLOWED_SKIPS = (
+    "kernel lacks netem",
+    "kernel lacks IPVS",
+    "kernel lacks VRF",
+    "kernel lacks 802.1q",
+    "kernel lacks dummy",
+    "kernel lacks ipvlan",
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI") == "true"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run cheap suites first; leave `accept` to `make accept`."""
+    order = ["unit", "property", "vectors", "chart", "integration", "e2e", "bench"]
+
+    def rank(item: pytest.Item) -> int:
+        parts = item.path.relative_to(ROOT / "tests").parts
+        return order.index(parts[0]) if parts and parts[0] in order else len(order)
+
+    items.sort(key=rank)
+    if "accept" not in (config.getoption("-m") or ""):
+        chosen = [i for i in items if i.get_closest_marker("accept") is None]
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("accept")])
+        items[:] = chosen
+
+
+@pytest.fixture(autouse=True)
+def _needs_root(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root: raw sockets and network namespaces")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, Any, None]:
+    outcome = yield
+    report = outcome.get_result()
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, where every skip is a failure: {reason}"

@@ -1,0 +1,11 @@
+#!/bin/bash
+# Fetches what the tests need and is not Python: Debian packages, and programs built from Go
+# modules into a cache outside the tree. Says what it does; quick the second time.
+set -eu
+cd "$(dirname "$0")/.."
+if [ "$(id -u)" = 0 ]; then
+	python3 tests/cluster/toolchain.py cluster images wire routers >/dev/null
+else
+	echo "prepare: not root: what needs network namespaces will be skipped, visibly" >&2
+fi
+python3 tests/cluster/toolchain.py helm helm-unittest kubeconform helm-docs containerd kubernetes helm4 chart-testing >/dev/null
