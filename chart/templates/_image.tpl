@@ -1,0 +1,58 @@
+{{/* Which image runs, and how it is pulled. Argument everywhere: {root, component}, component controller or speaker. */}}
+
+{{/* Non-empty when the values name the original's image. It has other flags and containers, so it means "the default":
+     many people copied all of the original's default values into a file of theirs. */}}
+{{- define "metallb.image.isOriginal" -}}
+{{- $repository := (index .root.Values .component).image.repository | default "" -}}
+{{- if regexMatch `^((.*/)?(quay\.io|docker\.io)/)?metallb/(controller|speaker)$` $repository -}}true{{- end -}}
+{{- end -}}
+
+{{/* Non-empty when the tag is one of the original's: our versions begin with 1. */}}
+{{- define "metallb.image.isOriginalTag" -}}
+{{- $image := (index .root.Values .component).image -}}
+{{- if or (include "metallb.image.isOriginal" .) (regexMatch `^v0\.[0-9]+(\.[0-9]+)?$` (toString ($image.tag | default ""))) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "metallb.image.tag" -}}
+{{- $image := (index .root.Values .component).image -}}
+{{- if include "metallb.image.isOriginalTag" . -}}
+{{- .root.Chart.AppVersion -}}
+{{- else -}}
+{{- $image.tag | default .root.Chart.AppVersion -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "metallb.image" -}}
+{{- $image := (index .root.Values .component).image -}}
+{{- $original := include "metallb.image.isOriginal" . -}}
+{{- $repository := ternary (printf "localhost/metallb/%s" .component) $image.repository (or (ne $original "") (empty $image.repository)) -}}
+{{- with .root.Values.global.imageRegistry -}}
+{{- $parts := splitList "/" $repository -}}
+{{- $first := first $parts -}}
+{{- if and (gt (len $parts) 1) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{- $repository = join "/" (rest $parts) -}}
+{{- end -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) $repository -}}
+{{- end -}}
+{{- if and $image.digest (not $original) -}}
+{{- printf "%s@%s" $repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (include "metallb.image.tag" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What Kubernetes itself would choose, written out. */}}
+{{- define "metallb.image.pullPolicy" -}}
+{{- $image := (index .root.Values .component).image -}}
+{{- $moving := and (eq (include "metallb.image.tag" .) "latest") (empty $image.digest) -}}
+{{- $image.pullPolicy | default (ternary "Always" "IfNotPresent" $moving) -}}
+{{- end -}}
+
+{{/* Argument: root. The pull secrets of both lists as YAML, each once; a bare name is taken as well. */}}
+{{- define "metallb.imagePullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat (.Values.global.imagePullSecrets | default list) (.Values.imagePullSecrets | default list) -}}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{- with $secrets | uniq }}{{ toYaml . }}{{ end -}}
+{{- end -}}

@@ -1,0 +1,73 @@
+{{/* Parts of a pod that controller and speaker share. Fields that Kubernetes would default are written out, so that a
+     comparison of the rendered with the live object stays empty. */}}
+
+{{/* Argument: {root, extra}. The pod's annotations block, nothing when there are none. */}}
+{{- define "metallb.pod.annotations" -}}
+{{- $annotations := deepCopy (.extra | default dict) -}}
+{{- if .root.Values.prometheus.scrapeAnnotations -}}
+{{- $annotations = merge $annotations (dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString .root.Values.prometheus.metricsPort)) -}}
+{{- end -}}
+{{- with $annotations -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: {root, values}. Where the pod may run, and what else the pod asks of the cluster. */}}
+{{- define "metallb.pod.placement" -}}
+{{- $pullSecrets := include "metallb.imagePullSecrets" .root -}}
+{{- with $pullSecrets -}}
+imagePullSecrets:
+  {{- . | nindent 2 }}
+{{ end -}}
+nodeSelector:
+  {{- toYaml (merge (dict "kubernetes.io/os" "linux") (deepCopy .values.nodeSelector)) | nindent 2 }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Argument: {probe, path}. One probe of the metrics port. */}}
+{{- define "metallb.pod.probe" -}}
+httpGet:
+  path: {{ .path }}
+  port: monitoring
+  scheme: HTTP
+initialDelaySeconds: {{ .probe.initialDelaySeconds }}
+periodSeconds: {{ .probe.periodSeconds }}
+timeoutSeconds: {{ .probe.timeoutSeconds }}
+successThreshold: {{ .probe.successThreshold }}
+failureThreshold: {{ .probe.failureThreshold }}
+{{- end -}}
+
+{{/* Argument: a component's values. Its probes, as far as they are on. */}}
+{{- define "metallb.pod.probes" -}}
+{{- if .startupProbe.enabled -}}
+startupProbe:
+  {{- include "metallb.pod.probe" (dict "probe" .startupProbe "path" "/livez") | nindent 2 }}
+{{- end }}
+{{- if .livenessProbe.enabled }}
+livenessProbe:
+  {{- include "metallb.pod.probe" (dict "probe" .livenessProbe "path" "/livez") | nindent 2 }}
+{{- end }}
+{{- if .readinessProbe.enabled }}
+readinessProbe:
+  {{- include "metallb.pod.probe" (dict "probe" .readinessProbe "path" "/readyz") | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Argument: {name, path}. An environment variable from a field of the pod. */}}
+{{- define "metallb.pod.fieldEnv" -}}
+- name: {{ .name }}
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: {{ .path }}
+{{- end -}}
