@@ -34,6 +34,7 @@ class Layer2Group:
     key: str
     addresses: tuple[AnnouncedAddress, ...]
     candidates: tuple[str, ...]  # names of the nodes that may announce, sorted; empty: nobody
+    fallback: tuple[str, ...] = ()  # sorted; elected among only while no candidate is alive (NotReady, cordoned)
     preferred: str = ""  # a node that goes first while it is alive and a candidate
     interfaces: tuple[str, ...] = ()  # globs, on this node; empty: all
     exclude_interfaces: tuple[str, ...] = ()
@@ -111,4 +112,6 @@ class Desired:
     """Everything, by kind and key. `version` grows with each change; 0 means nothing known yet."""
 
     version: int = 0
-    items: Mapping[tuple[str, str], Item] = MappingProxyType({})  # (kind name, key) -> item
+    items: Mapping[tuple[str, str], Item] = field(
+        default_factory=lambda: MappingProxyType({})
+    )  # (kind name, key) -> item

@@ -133,7 +133,7 @@ class Config:
     pools: tuple[Pool, ...] = ()  # in document order
     peers: tuple[Peer, ...] = ()
     bfd_profiles: tuple[BfdProfile, ...] = ()
-    communities: Mapping[str, Community] = MappingProxyType({})
+    communities: Mapping[str, Community] = field(default_factory=lambda: MappingProxyType({}))
 
     def pool(self, name: str) -> Pool | None:
         return next((p for p in self.pools if p.name == name), None)
