@@ -1,0 +1,246 @@
+"""One BFD session in asynchronous mode (RFC 5880 section 6.8), sans-IO, `now` in seconds.
+
+The peer's packets come in by `receive`, ours leave by `pending`. Intervals inside are seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .wire import Diagnostic, Packet, State
+
+#: While not Up, no faster than once a second (RFC 5880 section 6.8.3).
+SLOW = 1.0
+_MICRO = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A BFD profile of the configuration. Intervals in seconds."""
+
+    receive_interval: float = 0.3
+    transmit_interval: float = 0.3
+    detect_multiplier: int = 3
+    echo_interval: float = 0.05
+    echo_mode: bool = False
+    passive_mode: bool = False
+    minimum_ttl: int = 254  # multihop only; one hop always asks for 255 (RFC 5881 section 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The session is Up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The session was Up, and is no more."""
+
+    diagnostic: Diagnostic
+
+
+SessionEvent = Up | Down
+
+_S = State
+#: (our state, state in the packet) -> next state: RFC 5880 section 6.8.6. A pair that is not here changes nothing.
+TABLE: MappingProxyType[tuple[State, State], State] = MappingProxyType(
+    {
+        (_S.DOWN, _S.DOWN): _S.INIT,
+        (_S.DOWN, _S.INIT): _S.UP,
+        (_S.INIT, _S.INIT): _S.UP,
+        (_S.INIT, _S.UP): _S.UP,
+        (_S.INIT, _S.ADMIN_DOWN): _S.DOWN,
+        (_S.UP, _S.DOWN): _S.DOWN,
+        (_S.UP, _S.ADMIN_DOWN): _S.DOWN,
+    }
+)
+
+
+class Session:
+    """Keeps one session with one peer; says when it comes Up and when it goes Down, once each."""
+
+    def __init__(self, profile: Profile, discriminator: int, now: float, rng: random.Random | None = None) -> None:
+        if discriminator == 0:
+            raise ValueError("a discriminator is never zero (RFC 5880 section 6.8.1)")
+        self.profile = profile
+        self.discriminator = discriminator
+        self.state = State.DOWN
+        self.diagnostic = Diagnostic.NONE
+        self.packets_in = self.packets_out = 0
+        self.up_events = self.down_events = 0
+        self._rng = rng or random.Random()  # noqa: S311 - spreads packets in time, guards no secret
+        self._remote_state = State.DOWN
+        self._remote_discriminator = 0
+        self._remote_min_rx = 1  # microseconds; RFC 5880 section 6.8.1: initially 1
+        self._remote_min_tx = 0.0
+        self._remote_multiplier = 0
+        self._tx_interval = SLOW  # what we use; may lag what we ask for until a Poll is answered
+        self._polling = False
+        self._last_heard: float | None = None
+        self._tx_at = float("inf") if profile.passive_mode else now
+        self._out: list[bytes] = []
+        self._events: list[SessionEvent] = []
+
+    # --- packets ------------------------------------------------------------------------------
+
+    @property
+    def remote_discriminator(self) -> int:
+        return self._remote_discriminator
+
+    def _wanted_tx(self) -> float:
+        """bfd.DesiredMinTxInterval: slow until Up (RFC 5880 section 6.8.3)."""
+        return self.profile.transmit_interval if self.state is State.UP else max(SLOW, self.profile.transmit_interval)
+
+    def detection_time(self) -> float:
+        """Seconds of silence after which the peer is down (RFC 5880 section 6.8.4)."""
+        return self._remote_multiplier * max(self.profile.receive_interval, self._remote_min_tx)
+
+    def _packet(self, *, final: bool = False) -> bytes:
+        self.packets_out += 1
+        return Packet(
+            state=self.state,
+            diagnostic=self.diagnostic,
+            detect_multiplier=self.profile.detect_multiplier,
+            my_discriminator=self.discriminator,
+            your_discriminator=self._remote_discriminator,
+            desired_min_tx=round(self._wanted_tx() * _MICRO),
+            required_min_rx=round(self.profile.receive_interval * _MICRO),
+            required_min_echo_rx=round(self.profile.echo_interval * _MICRO) if self.profile.echo_mode else 0,
+            poll=self._polling and not final,
+            final=final,
+            # The announcer is not the forwarding plane, but its end does not stop the kernel's forwarding:
+            # C stays 0 because its end does end the packets (RFC 5880 section 4.1).
+        ).encode()
+
+    def receive(self, packet: Packet, now: float) -> None:
+        """A packet that was decoded, checked for TTL, and found to be this session's."""
+        self.packets_in += 1
+        if self.state is State.ADMIN_DOWN:
+            return
+        self._remote_discriminator = packet.my_discriminator
+        self._remote_state = packet.state
+        self._remote_multiplier = packet.detect_multiplier
+        self._remote_min_tx = packet.desired_min_tx / _MICRO
+        if packet.required_min_rx != self._remote_min_rx:
+            self._remote_min_rx = packet.required_min_rx
+            self._reschedule(now)
+        if packet.final and self._polling:
+            self._polling = False
+            self._tx_interval = self._wanted_tx()
+            self._reschedule(now)
+        self._last_heard = now
+        self._step(packet.state, now)
+        if self._tx_at == float("inf") and self._remote_min_rx:
+            self._tx_at = now  # passive: the peer has called, so we answer (RFC 5880 section 6.1)
+        if packet.poll:
+            self._out.append(self._packet(final=True))
+
+    def _step(self, remote: State, now: float) -> None:
+        target = TABLE.get((self.state, remote), self.state)
+        if target is self.state:
+            return
+        if target is State.UP:
+            self._rise(now)
+        elif self.state is State.UP:
+            self._fall(Diagnostic.NEIGHBOR_DOWN, now)
+        else:
+            if target is State.DOWN:
+                self.diagnostic = Diagnostic.NEIGHBOR_DOWN
+            self.state = target
+            self._tx_at = min(self._tx_at, now)  # tell the peer at once: a session is up in three packets
+
+    def _rise(self, now: float) -> None:
+        self.state, self.diagnostic = State.UP, Diagnostic.NONE
+        self.up_events += 1
+        self._events.append(Up())
+        # The faster rate that we now ask for is announced by a Poll sequence (RFC 5880 section 6.8.3); a
+        # decrease of our own interval may be used at once.
+        self._polling = True
+        self._tx_interval = self._wanted_tx()
+        self._tx_at = min(self._tx_at, now)
+
+    def _fall(self, diagnostic: Diagnostic, now: float) -> None:
+        self.state, self.diagnostic = State.DOWN, diagnostic
+        self.down_events += 1
+        self._events.append(Down(diagnostic))
+        self._polling = False
+        self._tx_interval = self._wanted_tx()
+        self._tx_at = min(self._tx_at, now)
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def _interval(self) -> float:
+        """Seconds to the next packet, with the jitter of RFC 5880 section 6.8.7."""
+        base = max(self._tx_interval, self._remote_min_rx / _MICRO)
+        high = 0.90 if self.profile.detect_multiplier == 1 else 1.0
+        return base * self._rng.uniform(0.75, high)
+
+    def _reschedule(self, now: float) -> None:
+        """The interval changed: the next packet leaves no later than the new one says."""
+        if self._remote_min_rx == 0:  # the peer wants none (RFC 5880 section 6.8.3)
+            self._tx_at = float("inf")
+        elif self._tx_at != float("inf") or not self.profile.passive_mode:
+            self._tx_at = min(self._tx_at, now + self._interval())
+
+    def _detect_at(self) -> float:
+        if self.state not in (State.INIT, State.UP) or self._last_heard is None or not self._remote_multiplier:
+            return float("inf")
+        return self._last_heard + self.detection_time()
+
+    def deadline(self) -> float:
+        return min(self._tx_at, self._detect_at())
+
+    def on_deadline(self, now: float) -> None:
+        if now >= self._detect_at():
+            self._expire(now)
+        if now >= self._tx_at:
+            self._out.append(self._packet())
+            self._tx_at = now + self._interval()
+
+    def _expire(self, now: float) -> None:
+        if self.state is State.UP:
+            self._fall(Diagnostic.DETECTION_EXPIRED, now)
+        else:
+            self.state, self.diagnostic = State.DOWN, Diagnostic.DETECTION_EXPIRED
+        self._remote_discriminator = 0  # RFC 5880 section 6.8.1: forget it after a detection time of silence
+        self._remote_min_rx = 1
+        self._last_heard = None
+        if self.profile.passive_mode:
+            self._tx_at = float("inf")
+
+    # --- wishes -------------------------------------------------------------------------------
+
+    def set(self, profile: Profile, now: float) -> None:
+        """Take new timers. While Up they are negotiated by a Poll sequence; the session stays Up."""
+        if profile == self.profile:
+            return
+        slower = profile.transmit_interval > self.profile.transmit_interval
+        self.profile = profile
+        if self.state is State.UP:
+            self._polling = True
+            if not slower:  # an increase waits for the Final (RFC 5880 section 6.8.3)
+                self._tx_interval = self._wanted_tx()
+            self._tx_at = min(self._tx_at, now)
+
+    def shutdown(self, now: float) -> None:
+        """AdminDown: the peer takes the session down without taking the path for broken (RFC 5882 section 3.2)."""
+        was_up = self.state is State.UP
+        self.state, self.diagnostic = State.ADMIN_DOWN, Diagnostic.ADMIN_DOWN
+        self._polling = False
+        if was_up:
+            self.down_events += 1
+            self._events.append(Down(Diagnostic.ADMIN_DOWN))
+        self._out.append(self._packet())
+        self._tx_interval = SLOW
+        self._tx_at = now + self._interval()
+
+    def pending(self) -> list[bytes]:
+        """Control packets to send now."""
+        out, self._out = self._out, []
+        return out
+
+    def events(self) -> list[SessionEvent]:
+        out, self._events = self._events, []
+        return out
