@@ -1,0 +1,246 @@
+"""Runs an image from its archive under runc, as confined as the chart confines it, without a cluster.
+
+For measuring start times and for tests of the images themselves: read-only root, a user, no
+capability unless one is asked for, no new privileges, a network namespace of its own with nothing
+but loopback. What runs is ended with the context, also on failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class ContainerError(RuntimeError):
+    """A container does not start or does not answer; the text has its last output."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an archive says about its image, and where its files were unpacked."""
+
+    user: str
+    entrypoint: tuple[str, ...]
+    env: tuple[str, ...]
+    labels: dict[str, str]
+    layers: tuple[str, ...]  # digests of the uncompressed layers
+    architecture: str
+
+
+def read(archive: Path) -> Image:
+    """The configuration of the one image in a docker archive."""
+    with tarfile.open(archive) as tar:
+        return _image(_json(tar, _json(tar, "manifest.json")[0]["Config"]))
+
+
+def unpack(archive: Path, root: Path) -> Image:
+    """Lay the image's files out below `root` (white-outs are not supported: our images have none)."""
+    with tarfile.open(archive) as tar:
+        manifest = _json(tar, "manifest.json")[0]
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=tar.extractfile(layer)) as files:
+                files.extractall(root, filter="tar")
+        return _image(_json(tar, manifest["Config"]))
+
+
+def _json(tar: tarfile.TarFile, name: str) -> Any:
+    member = tar.extractfile(name)
+    assert member is not None
+    return json.load(member)
+
+
+def _image(said: dict[str, Any]) -> Image:
+    config = said["config"]
+    return Image(
+        user=config.get("User", ""),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        env=tuple(config.get("Env") or ()),
+        labels=config.get("Labels") or {},
+        layers=tuple(said["rootfs"]["diff_ids"]),
+        architecture=said["architecture"],
+    )
+
+
+class Container:
+    """One running container. Use as a context manager.
+
+    `user` is "uid:gid" (default: the image's own), `capabilities` the only ones it may have,
+    `cpu` a limit in cores and `memory` one in bytes.
+    """
+
+    def __init__(
+        self,
+        archive: Path,
+        arguments: Sequence[str],
+        *,
+        env: dict[str, str] | None = None,
+        user: str = "",
+        capabilities: Sequence[str] = (),
+        cpu: float = 0,
+        memory: int = 0,
+        entrypoint: Sequence[str] = (),
+    ) -> None:
+        self.id = f"metallb-{os.getpid()}-{secrets.token_hex(3)}"
+        self._folder = Path(tempfile.mkdtemp(prefix="metallb-oci-"))
+        self._state = self._folder / "runc"
+        self._output = self._folder / "output"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        root = self._folder / "root"
+        root.mkdir()
+        self.image = unpack(archive, root)
+        uid, _, gid = (user or self.image.user or "0:0").partition(":")
+        self._write_bundle(
+            [*(entrypoint or self.image.entrypoint), *arguments],
+            [*self.image.env, *(f"{k}={v}" for k, v in (env or {}).items())],
+            (int(uid), int(gid or uid)),
+            list(capabilities),
+            cpu,
+            memory,
+        )
+
+    def _write_bundle(
+        self, args: list[str], env: list[str], user: tuple[int, int], capabilities: list[str], cpu: float, memory: int
+    ) -> None:
+        resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+        if cpu:
+            resources["cpu"] = {"period": 100_000, "quota": int(cpu * 100_000)}
+        if memory:
+            resources["memory"] = {"limit": memory}
+        tmpfs = ["nosuid", "nodev", "noexec", "size=1m", "mode=1777"]
+        spec = {
+            "ociVersion": "1.0.2",
+            "process": {
+                "user": {"uid": user[0], "gid": user[1]},
+                "args": args,
+                "env": env,
+                "cwd": "/",
+                "noNewPrivileges": True,
+                # As Kubernetes does it: no ambient set, so a user other than 0 has none in effect.
+                "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
+            },
+            "root": {"path": "root", "readonly": True},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+                {"destination": "/run/metallb", "type": "tmpfs", "source": "tmpfs", "options": tmpfs},
+            ],
+            "linux": {
+                "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
+                "resources": resources,
+                "cgroupsPath": f"/{self.id}",
+            },
+        }
+        (self._folder / "config.json").write_text(json.dumps(spec))
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        # Created first and started then: what is measured begins with our first instruction.
+        runc = self._runc()
+        with open(self._output, "wb") as output:
+            code = subprocess.run(
+                [*runc, "create", "--bundle", str(self._folder), self.id], stdout=output, stderr=output, check=False
+            ).returncode
+        if code:
+            raise ContainerError(f"runc cannot create a container:\n{self.output()}")
+        self.pid = int(json.loads(subprocess.check_output([*runc, "state", self.id]))["pid"])
+        self.started = time.monotonic()
+        subprocess.run([*runc, "start", self.id], check=True, capture_output=True)
+
+    def _runc(self) -> list[str]:
+        return [shutil.which("runc") or "/usr/sbin/runc", "--root", str(self._state)]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run([*self._runc(), "delete", "--force", self.id], capture_output=True, timeout=20, check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def output(self) -> str:
+        """What it has written so far, both streams."""
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+    def running(self) -> bool:
+        told = subprocess.run([*self._runc(), "state", self.id], capture_output=True, text=True, check=False)
+        return told.returncode == 0 and json.loads(told.stdout)["status"] == "running"
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended; False if it has not in `timeout` seconds."""
+        limit = time.monotonic() + timeout
+        while self.running():
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def signal(self, name: str) -> None:
+        subprocess.run([*self._runc(), "kill", self.id, name], check=True, capture_output=True)
+
+    def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the container, with its own user and environment."""
+        return subprocess.run([*self._runc(), "exec", self.id, *command], capture_output=True, text=True, check=False)
+
+    def status(self, field: str) -> str:
+        """One field of the main process' /proc/PID/status."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return line.partition(":")[2].strip()
+        raise KeyError(field)
+
+    def get(self, path: str, port: int) -> str:
+        """The body of a 200 answer to a request from inside the container's network. Raises ContainerError."""
+        code = (
+            f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{path}', timeout=5).read().decode())"
+        )
+        told = self._inside(code, timeout=10)
+        if told.returncode:
+            raise ContainerError(f"{path} on port {port}: {told.stderr.strip().splitlines()[-1]}\n{self.output()}")
+        return told.stdout
+
+    def wait_http(self, path: str, port: int, timeout: float) -> float:
+        """Seconds from the start until `path` answers 200. Raises ContainerError after `timeout` seconds."""
+        code = f"""
+import http.client, sys, time
+limit = time.monotonic() + {timeout}
+while time.monotonic() < limit:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", {port}, timeout=5)
+        connection.request("GET", {path!r})
+        if connection.getresponse().status == 200:
+            print(time.monotonic())
+            sys.exit(0)
+    except (OSError, http.client.HTTPException):
+        pass
+    time.sleep(0.005)
+sys.exit(1)
+"""
+        told = self._inside(code, timeout=timeout + 10)
+        if told.returncode:
+            raise ContainerError(f"{path} on port {port} does not answer in {timeout:.0f} s:\n{self.output()}")
+        return float(told.stdout) - self.started
+
+    def _inside(self, code: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-S", "-c", code]
+        return subprocess.run(enter, capture_output=True, text=True, timeout=timeout, check=False)
