@@ -119,7 +119,7 @@ def test_admin_down_takes_the_peer_down_and_says_why() -> None:
     pair.run(1)
     pair.a.shutdown(pair.now)
     pair.run(1)
-    assert pair.events["b"][-1][1] == Down(Diagnostic.NEIGHBOR_DOWN)
+    assert pair.events["b"][-1][1] == Down(Diagnostic.NEIGHBOR_DOWN, by_operator=True)
     assert pair.sent["a"][-1][1].state is State.ADMIN_DOWN
     assert pair.sent["a"][-1][1].diagnostic == Diagnostic.ADMIN_DOWN
 

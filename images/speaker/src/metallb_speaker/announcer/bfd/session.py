@@ -36,9 +36,14 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """The session was Up, and is no more."""
+    """The session was Up, and is no more.
+
+    `by_operator`: one side was taken down by its operator. The path is not known to be broken, so
+    clients keep their own sessions (RFC 5882 section 3.2).
+    """
 
     diagnostic: Diagnostic
+    by_operator: bool = False
 
 
 SessionEvent = Up | Down
@@ -164,7 +169,7 @@ class Session:
     def _fall(self, diagnostic: Diagnostic, now: float) -> None:
         self.state, self.diagnostic = State.DOWN, diagnostic
         self.down_events += 1
-        self._events.append(Down(diagnostic))
+        self._events.append(Down(diagnostic, self._remote_state is State.ADMIN_DOWN))
         self._polling = False
         self._tx_interval = self._wanted_tx()
         self._tx_at = min(self._tx_at, now)
@@ -231,7 +236,7 @@ class Session:
         self._polling = False
         if was_up:
             self.down_events += 1
-            self._events.append(Down(Diagnostic.ADMIN_DOWN))
+            self._events.append(Down(Diagnostic.ADMIN_DOWN, by_operator=True))
         self._out.append(self._packet())
         self._tx_interval = SLOW
         self._tx_at = now + self._interval()

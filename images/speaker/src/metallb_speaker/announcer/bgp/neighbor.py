@@ -168,13 +168,16 @@ class Neighbor:
             self._collect(token, now)
 
     def reconfigure(self, settings: Settings, now: float) -> None:
-        """Take new settings. The session is reset only when something changed that an OPEN carries."""
-        old, self.settings = self.settings, settings
-        if settings != old:
-            self.reset(now)
-            self._backoff = 0.0
-            if self._dialing is None and not self._connections and not self._stopping:
-                self._retry_at = now
+        """Take new settings: the session is reset, since an OPEN or the transport carries them."""
+        self.settings = settings
+        self.reset(now)
+        if self._dialing is not None:  # an attempt with the old address or key is worth nothing
+            self._actions.append(Hangup(self._dialing))
+            self._dialing = None
+        self._backoff = 0.0
+        self._idle_state = State.IDLE
+        if not self._connections and not self._stopping:
+            self._retry_at = now
 
     @staticmethod
     def _goodbye(text: str, deconfigured: bool) -> Notification:

@@ -1,0 +1,124 @@
+"""The neighbours that `Desired` names: only what changed is touched, BFD is bound, leaving is ordered."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from dataclasses import replace
+
+from metallb_speaker.announcer.bfd.wire import Packet, State
+from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker, routes_for
+from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
+
+PEER = BgpPeer(
+    key="tor",
+    my_asn=64512,
+    peer_asn=64513,
+    address="192.0.2.2",
+    port=179,
+    source="",
+    hold_time=90,
+    keepalive_time=30,
+    connect_time=0,
+    router_id="",
+    bfd_profile="fast",
+)
+FAST = BfdTimers("fast", 50, 50, 3, 50, False, False, 254)
+
+
+def route(prefix: str, *, peers: tuple[str, ...] = (), localpref: int = 0, communities: object = ()) -> BgpRoute:
+    address = AnnouncedAddress(prefix.split("/")[0], ("default/web",))
+    return BgpRoute(f"{prefix}{peers}{localpref}", prefix, localpref, communities, peers, (address,))  # type: ignore[arg-type]
+
+
+def make() -> BgpSpeaker:
+    return BgpSpeaker(ipaddress.IPv4Address("192.0.2.1"), random.Random(1))
+
+
+def test_a_named_peer_is_dialed_and_a_removed_one_is_left() -> None:
+    speaker = make()
+    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 0)
+    ((key, action),) = speaker.actions()
+    assert key == "tor"
+    assert isinstance(action, Dial)
+    speaker.replace([], [], [], 1)
+    ((key, action),) = speaker.actions()
+    assert isinstance(action, Hangup)
+    assert speaker.stopped
+    assert speaker.bfd("tor") is None
+
+
+def test_equal_wishes_touch_nothing() -> None:
+    speaker = make()
+    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 0)
+    speaker.actions()
+    discriminator = speaker.bfd("tor").discriminator  # type: ignore[union-attr]
+    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 1)
+    assert speaker.actions() == []
+    assert speaker.bfd("tor").discriminator == discriminator  # type: ignore[union-attr]
+
+
+def test_a_new_password_resets_and_new_bfd_timers_do_not() -> None:
+    speaker = make()
+    speaker.replace([PEER], [], [FAST], 0)
+    speaker.actions()
+    speaker.replace([PEER], [], [replace(FAST, detect_multiplier=5)], 1)
+    assert speaker.actions() == []
+    speaker.replace([replace(PEER, bfd_profile="")], [], [], 2)
+    assert speaker.actions() == []
+    speaker.replace([replace(PEER, bfd_profile="", password="x")], [], [], 3)
+    assert [type(a) for _, a in speaker.actions()] == [Hangup]
+    speaker.on_deadline(3)
+    assert [type(a) for _, a in speaker.actions()] == [Dial]
+
+
+def test_routes_go_to_the_peers_that_they_name() -> None:
+    routes = [route("203.0.113.1/32"), route("203.0.113.2/32", peers=("tor",)), route("203.0.113.3/32", peers=("x",))]
+    assert {str(n) for n in routes_for("tor", routes)} == {"203.0.113.1/32", "203.0.113.2/32"}
+
+
+def test_equal_prefixes_are_merged_the_same_way_whatever_the_order() -> None:
+    one = route("203.0.113.1/32", localpref=100, communities=((64512, 1), (1, 2, 3)))
+    two = route("203.0.113.1/32", localpref=200, communities=((64512, 2),))
+    merged = routes_for("tor", [one, two])
+    assert merged == routes_for("tor", [two, one])
+    (attributes,) = merged.values()
+    assert attributes.local_pref == 200
+    assert attributes.communities == ((64512, 1), (64512, 2))
+    assert attributes.large_communities == ((1, 2, 3),)
+
+
+def test_bfd_down_resets_bgp_but_an_operator_taking_it_down_does_not() -> None:
+    speaker = make()
+    speaker.replace([PEER], [], [FAST], 0)
+    ((_, dial),) = speaker.actions()
+    session, neighbor = speaker.bfd("tor"), speaker.neighbor("tor")
+    assert session is not None
+    assert neighbor is not None
+    neighbor.dialed(dial.token, {"ipv4": ipaddress.ip_address("192.0.2.1"), "ipv6": None}, 0)
+    up = Packet(State.INIT, 0, 3, 9, session.discriminator, 50_000, 50_000)
+    session.receive(up, 0)
+    assert [e.name for e in speaker.follow(0)] == ["bfdUp"]
+    session.receive(replace(up, state=State.ADMIN_DOWN), 1)
+    assert [e.name for e in speaker.follow(1)] == ["bfdDown"]
+    assert speaker.actions() == []
+    session.receive(replace(up, state=State.DOWN), 2)
+    session.receive(replace(up, state=State.INIT), 2)
+    speaker.follow(2)
+    session.on_deadline(10)
+    events = speaker.follow(10)
+    assert ("bfdDown", "detection expired") in [(e.name, e.reason) for e in events]
+    assert [type(a) for _, a in speaker.actions()] == [Hangup]
+
+
+def test_status_tells_state_and_last_error() -> None:
+    speaker = make()
+    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 0)
+    ((_, dial),) = speaker.actions()
+    speaker.neighbor("tor").dial_failed(dial.token, "connection refused", 0)  # type: ignore[union-attr]
+    assert [(e.name, e.reason) for e in speaker.follow(0)] == [("sessionFailed", "cannot connect: connection refused")]
+    (entry,) = speaker.status()
+    assert entry["state"] == "Active"
+    assert entry["last_error"] == "cannot connect: connection refused"
+    assert entry["prefixes"] == {"desired": 1, "advertised": 0}
