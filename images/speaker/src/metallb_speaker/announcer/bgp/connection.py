@@ -81,6 +81,10 @@ class Connection:
         self._events: list[ConnectionEvent] = []
         self._queue(settings.open().encode(), now)
 
+    @property
+    def over(self) -> bool:
+        return self.state is State.IDLE
+
     # --- bytes ------------------------------------------------------------------------------
 
     @property
@@ -142,7 +146,7 @@ class Connection:
         try:
             for kind, body in self._framer.feed(data):
                 self._message(kind, body, now)
-                if self.state is State.IDLE:
+                if self.over:
                     return
         except NotificationError as error:
             event = {Code.OPEN: Event.OPEN_ERROR, Code.UPDATE: Event.UPDATE_ERROR}.get(

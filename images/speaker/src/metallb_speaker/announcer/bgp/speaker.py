@@ -35,7 +35,7 @@ class PeerEvent:
 
 def settings_of(peer: BgpPeer, identifier: ipaddress.IPv4Address, *, restarting: bool) -> Settings:
     """A neighbour's settings from `Desired`. `identifier` serves peers without a router-id."""
-    families: tuple[Family, ...] = tuple(f for f in ("ipv4", "ipv6") if f in peer.address_families)  # type: ignore[misc]
+    families: tuple[Family, ...] = tuple(f for f in ("ipv4", "ipv6") if f in peer.address_families)
     return Settings(
         name=peer.key,
         my_asn=peer.local_asn or peer.my_asn,
@@ -193,8 +193,10 @@ class BgpSpeaker:
         return out
 
     def deadline(self) -> float:
-        machines = [*self._neighbors.values(), *self._leaving.values(), *self._bfd.values()]
-        return min((m.deadline() for m in machines), default=float("inf"))
+        times = [n.deadline() for n in self._neighbors.values()]
+        times += [n.deadline() for n in self._leaving.values()]
+        times += [s.deadline() for s in self._bfd.values()]
+        return min(times, default=float("inf"))
 
     def on_deadline(self, now: float) -> None:
         for session in self._bfd.values():  # first: its timers are the tightest
