@@ -1,0 +1,69 @@
+"""Fetches one page over and over: a program of its own, for use inside a host's network namespace.
+
+``probe.py ADDRESS PORT PATH EVERY TIMEOUT`` (seconds). An attempt starts every EVERY seconds, whether or not those
+before have ended, each on a new connection. A line on standard input asks for a report: one JSON list of
+``[start, end, text]`` on one line, times by the monotonic clock (the same for all processes of a machine), text the
+page or ``!`` and an error. End of input ends the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+BYTES = 64 * 1024
+
+
+async def fetch(address: str, port: int, path: str) -> str:
+    reader, writer = await asyncio.open_connection(address, port)
+    try:
+        host = f"[{address}]" if ":" in address else address
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read(BYTES)
+        while not reader.at_eof() and len(answer) < BYTES:
+            answer += await reader.read(BYTES)
+    finally:
+        writer.close()
+    head, _, page = answer.partition(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n", 1)[0] + b" ":
+        return "!" + (head.split(b"\r\n", 1)[0].decode(errors="replace") or "closed without an answer")
+    return page.decode(errors="replace")
+
+
+async def attempt(results: list[tuple[float, float, str]], where: tuple[str, int, str], limit: float) -> None:
+    start = time.monotonic()
+    try:
+        text = await asyncio.wait_for(fetch(*where), limit)
+    except TimeoutError:
+        text = "!timeout"
+    except OSError as error:
+        text = f"!{error.strerror or error!r}"
+    results.append((start, time.monotonic(), text))
+
+
+async def main(address: str, port: int, path: str, every: float, limit: float) -> None:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
+    results: list[tuple[float, float, str]] = []
+    running: set[asyncio.Task[None]] = set()
+
+    async def repeat() -> None:
+        following = loop.time()
+        while True:
+            task = asyncio.create_task(attempt(results, (address, port, path), limit))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            following = max(following + every, loop.time() - 1.0)
+            await asyncio.sleep(max(0.0, following - loop.time()))
+
+    repeating = asyncio.create_task(repeat())
+    while await asked.readline():
+        print(json.dumps(sorted(results)), flush=True)
+    repeating.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), float(sys.argv[5])))
