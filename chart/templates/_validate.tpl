@@ -1,0 +1,182 @@
+{{/* Refusals that no schema can express: what one key says about another. Each helper gives lines "PATH: REASON (FIX)",
+     one for each error. The processes check the same again, whatever way a configuration reaches them. */}}
+
+{{/* Argument: {root}. Every error there is. */}}
+{{- define "metallb.validate" -}}
+{{- include "metallb.validate.names" . -}}
+{{- include "metallb.validate.ranges" . -}}
+{{- include "metallb.validate.advertisements" . -}}
+{{- include "metallb.validate.peers" . -}}
+{{- include "metallb.validate.values" . -}}
+{{- end -}}
+
+{{/* Names are unique, each in its list. */}}
+{{- define "metallb.validate.names" -}}
+{{- $config := .root.Values.configInline -}}
+{{- range $list, $what := dict "address-pools" "pool" "bfd-profiles" "bfd profile" "peers" "peer" -}}
+{{- $seen := dict -}}
+{{- range $i, $entry := get $config $list | default list -}}
+{{- with get $entry "name" }}
+{{- if hasKey $seen . }}
+configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ . | quote }} (it is also {{ $list }}[{{ get $seen . }}]; give each its own name)
+{{- else }}
+{{- $_ := set $seen . $i }}
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Ranges run from low to high and do not overlap, whichever pool they are in. Sorted first: n log n. */}}
+{{- define "metallb.validate.ranges" -}}
+{{- $bounds := list -}}
+{{- range $p, $pool := get .root.Values.configInline "address-pools" | default list -}}
+{{- range $key := list "addresses" "exclude-addresses" -}}
+{{- range $a, $entry := get $pool $key | default list -}}
+{{- $where := printf "configInline.address-pools[%d].%s[%d]" $p $key $a -}}
+{{- $ends := splitList " " (include "metallb.net.bounds" $entry) -}}
+{{- if ne (len (index $ends 0)) (len (index $ends 1)) }}
+{{ $where }}: {{ $entry | quote }} mixes an IPv4 and an IPv6 address (write one range for each family)
+{{- else if gt (index $ends 0) (index $ends 1) }}
+{{- $halves := splitList "-" $entry }}
+{{ $where }}: the start of {{ $entry | quote }} is after its end (write {{ index $halves 1 | trimAll " \t" }}-{{ index $halves 0 | trimAll " \t" }})
+{{- else if eq $key "addresses" }}
+{{- $bounds = append $bounds (printf "%d|%s|%s|%s|%s" (len (index $ends 0)) (index $ends 0) (index $ends 1) $where $entry) }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $last := list "" "" "" "" "" -}}
+{{- range sortAlpha $bounds -}}
+{{- $this := splitList "|" . -}}
+{{- if eq (index $this 0) (index $last 0) -}}
+{{- if le (index $this 1) (index $last 2) }}
+{{ index $this 3 }}: {{ index $this 4 | quote }} overlaps with {{ index $last 4 | quote }}, which is {{ index $last 3 | trimPrefix "configInline." }} (an address can be in one pool only, and once)
+{{- end -}}
+{{- if gt (index $this 2) (index $last 2) }}{{ $last = $this }}{{ end -}}
+{{- else -}}
+{{- $last = $this -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Advertisements fit their pool's protocol and addresses, and what they name is there. */}}
+{{- define "metallb.validate.advertisements" -}}
+{{- $config := .root.Values.configInline -}}
+{{- $aliases := get $config "bgp-communities" | default dict -}}
+{{- $peerNames := list -}}
+{{- range get $config "peers" | default list -}}
+{{- $peerNames = append $peerNames (get . "name" | default (get . "peer-address")) -}}
+{{- end -}}
+{{- $wellKnown := list "graceful-shutdown" "accept-own" "blackhole" "llgr-stale" "no-llgr" "no-export" "no-advertise" "no-export-subconfed" "no-peer" -}}
+{{- range $p, $pool := get $config "address-pools" | default list -}}
+{{- $where := printf "configInline.address-pools[%d]" $p -}}
+{{- if and (eq (get $pool "protocol") "layer2") (get $pool "bgp-advertisements") }}
+{{ $where }}.bgp-advertisements: cannot have bgp-advertisements in a layer2 address pool (remove them, or set protocol: bgp)
+{{- end }}
+{{- if and (eq (get $pool "protocol") "bgp") (get $pool "l2-advertisements") }}
+{{ $where }}.l2-advertisements: cannot have l2-advertisements in a bgp address pool (remove them, or set protocol: layer2)
+{{- end }}
+{{- range $a, $advertisement := get $pool "bgp-advertisements" | default list -}}
+{{- $here := printf "%s.bgp-advertisements[%d]" $where $a -}}
+{{- range $key, $width := dict "aggregation-length" 8 "aggregation-length-v6" 32 -}}
+{{- $length := get $advertisement $key -}}
+{{- if and (hasKey $advertisement $key) (not (kindIs "invalid" $length)) -}}
+{{- range $entry := get $pool "addresses" -}}
+{{- $ends := splitList " " (include "metallb.net.bounds" $entry) -}}
+{{- $low := index $ends 0 -}}
+{{- $high := index $ends 1 -}}
+{{- if and (eq (len $low) $width) (eq (len $high) $width) (le $low $high) -}}
+{{- $shortest := include "metallb.net.shortestPrefix" (dict "low" $low "high" $high) | atoi -}}
+{{- if lt (int $length) $shortest }}
+{{ $here }}.{{ $key }}: {{ int $length }} is shorter than the prefix length {{ $shortest }} of {{ $entry | quote }}: its route would cover addresses that are not in the pool (write {{ $shortest }} or more)
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $c, $community := get $advertisement "communities" | default list -}}
+{{- if not (or (hasKey $aliases $community) (has $community $wellKnown) (regexMatch `^([0-9]+:[0-9]+|large:[0-9]+:[0-9]+:[0-9]+)$` $community)) }}
+{{ $here }}.communities[{{ $c }}]: community {{ $community | quote }} is not defined (add it to bgp-communities{{ with keys $aliases | sortAlpha }}, which has {{ join ", " . }}{{ end }})
+{{- end -}}
+{{- end -}}
+{{- range $n, $name := get $advertisement "peers" | default list -}}
+{{- if not (has $name $peerNames) }}
+{{ $here }}.peers[{{ $n }}]: no peer is named {{ $name | quote }} (the names of peers are {{ join ", " $peerNames | default "none yet" }})
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: a duration as Go writes it. Milliseconds, as a number in text. */}}
+{{- define "metallb.validate.milliseconds" -}}
+{{- $factors := dict "ns" 0.000001 "us" 0.001 "µs" 0.001 "μs" 0.001 "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 -}}
+{{- $sum := 0.0 -}}
+{{- range regexFindAll `[0-9.]+(ns|us|µs|μs|ms|s|m|h)` . -1 -}}
+{{- $unit := regexFind `[^0-9.]+$` . -}}
+{{- $sum = addf $sum (mulf (float64 (trimSuffix $unit .)) (get $factors $unit)) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{/* Peers: timers agree with each other, and options with the kind of peer. */}}
+{{- define "metallb.validate.peers" -}}
+{{- $config := .root.Values.configInline -}}
+{{- $profiles := list -}}
+{{- range get $config "bfd-profiles" | default list -}}
+{{- $profiles = append $profiles (get . "name") -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $i, $peer := get $config "peers" | default list -}}
+{{- $where := printf "configInline.peers[%d]" $i -}}
+{{- $whole := toJson $peer -}}
+{{- if hasKey $seen $whole }}
+{{ $where }}: peer #{{ add $i 1 }} already exists (it is the same as peers[{{ get $seen $whole }}]; remove one)
+{{- else }}
+{{- $_ := set $seen $whole $i }}
+{{- end }}
+{{- with get $peer "bfd-profile" }}
+{{- if not (has . $profiles) }}
+{{ $where }}.bfd-profile: there is no BFD profile {{ . | quote }} (add it to bfd-profiles{{ with $profiles }}, which has {{ join ", " . }}{{ end }})
+{{- end }}
+{{- end }}
+{{- $hold := include "metallb.validate.milliseconds" (get $peer "hold-time" | default "90s" | toString) | float64 }}
+{{- if and (gt $hold 0.0) (lt $hold 3000.0) }}
+{{ $where }}.hold-time: invalid hold time {{ get $peer "hold-time" | quote }}: must be 0 or >=3s (write 3s or more, such as 90s)
+{{- end }}
+{{- with get $peer "keepalive-time" }}
+{{- if gt (include "metallb.validate.milliseconds" . | float64) $hold }}
+{{ $where }}.keepalive-time: {{ . | quote }} is longer than the hold time {{ get $peer "hold-time" | default "90s" | quote }} (a third of the hold time is usual)
+{{- end }}
+{{- end }}
+{{- $internal := or (eq (toString (get $peer "peer-asn")) "internal") (eq (toString (get $peer "peer-asn")) (toString (get $peer "my-asn"))) }}
+{{- if and $internal (get $peer "ebgp-multihop") }}
+{{ $where }}.ebgp-multihop: the peer is in our own AS: multihop is for eBGP (remove it; iBGP sessions may cross routers anyway)
+{{- end }}
+{{- if and $internal (get $peer "local-asn") }}
+{{ $where }}.local-asn: the peer is in our own AS: local-asn is for eBGP (remove it)
+{{- end }}
+{{- if and (get $peer "gtsm") (get $peer "ebgp-multihop") }}
+{{ $where }}.gtsm: not together with ebgp-multihop: a packet that crossed a router has no TTL of 255 (remove one of both)
+{{- end }}
+{{- if and (get $peer "password") (get $peer "password-secret") }}
+{{ $where }}.password: both password and password-secret are set (keep password-secret)
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* Values that contradict each other. */}}
+{{- define "metallb.validate.values" -}}
+{{- $values := .root.Values -}}
+{{- $budget := $values.controller.podDisruptionBudget -}}
+{{- if and (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "invalid" $budget.maxUnavailable)) }}
+controller.podDisruptionBudget: minAvailable and maxUnavailable are both set (keep one)
+{{- end }}
+{{- if eq (int $values.prometheus.metricsPort) (int $values.speaker.memberlist.mlBindPort) }}
+speaker.memberlist.mlBindPort: {{ int $values.speaker.memberlist.mlBindPort }} is prometheus.metricsPort too (the ports are opened on the same host: choose another)
+{{- end }}
+{{- if and $values.alsoClassless (empty $values.loadBalancerClass) }}
+alsoClassless: it says nothing without loadBalancerClass (set loadBalancerClass, or remove it: Services without a class are served then)
+{{- end }}
+{{- end -}}
