@@ -9,6 +9,7 @@ Exact while it fits `limit` instructions; else a covering superset, whose surplu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -138,7 +139,7 @@ def _widen(intervals: Sequence[Interval], keep: int) -> list[Interval]:
     """At most `keep` intervals that cover all of them: joined over the narrowest gaps."""
     gaps = sorted(range(1, len(intervals)), key=lambda i: intervals[i - 1][1] - intervals[i][0])
     cuts = [0, *sorted(gaps[: keep - 1]), len(intervals)]
-    return [(intervals[a][0], intervals[b - 1][1]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [(intervals[a][0], intervals[b - 1][1]) for a, b in itertools.pairwise(cuts)]
 
 
 def _prefixes(groups: Sequence[tuple[bytes, list[Interval]]], leaf: int, word: int = 0) -> Block:

@@ -53,7 +53,7 @@ class Port:
 
     def remove(self, ip: bytes) -> None:
         """From now on silent for `ip`."""
-        (self.arp if len(ip) == 4 else self.ndp).pop(ip, None)  # type: ignore[attr-defined]
+        (self.arp if len(ip) == 4 else self.ndp).pop(ip, None)
 
     def answer_arp(self, frame: bytes) -> bytes | None:
         """The reply to an ARP frame, or None. Never raises."""
@@ -153,6 +153,13 @@ class Port:
                 self._heard(Heard(message.target, mac, gratuitous))
             return eth.FOREIGN_CLAIM
         return eth.NOT_A_REQUEST
+
+    def unsent(self, reply: bytes) -> None:
+        """The kernel did not take this reply: it does not count as sent."""
+        answer = self.get(reply[28:32] if reply[12:14] == b"\x08\x06" else reply[22:38])
+        if answer is not None:
+            answer.sent -= 1
+        self.drops[eth.SEND_FAILED] += 1
 
     def answer(self, frame: bytes) -> bytes | None:
         """The answer to a frame of either protocol; for callers that have not told them apart."""

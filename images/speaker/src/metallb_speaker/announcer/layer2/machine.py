@@ -1,0 +1,377 @@
+"""Layer 2 as one sans-IO machine: responder, announcements, duplicate check and interface choice put together.
+
+Inputs: `set` (what this node owns), `links` (a netlink snapshot), `receive` (a frame), `on_deadline`.
+Outputs: `pending` (frames to send), `take_changed` (interfaces whose kernel filter and multicast groups are to
+be renewed from `addresses` before `pending` is sent), `events`, and the read-only views of `api.Layer2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from metallb_speaker.announcer.layer2 import api, arp, ndp
+from metallb_speaker.announcer.layer2 import ethernet as eth
+from metallb_speaker.announcer.layer2.duplicate import ANSWERING, GRACE, Duplicates, State, Step
+from metallb_speaker.announcer.layer2.gratuitous import Gratuitous
+from metallb_speaker.announcer.layer2.interfaces import Link, Routes, Snapshot, judge, matches, packed, text
+from metallb_speaker.announcer.layer2.responder import Heard, Port
+from metallb_speaker.announcer.layer2.timers import Timers
+
+#: Keys handled in one `on_deadline`: about half a millisecond of work, so that BFD is not kept waiting.
+BURST: Final = 96
+
+Key = tuple[int, bytes]  # interface index, address (4 or 16 octets)
+Changes = set[tuple[int, int]]  # interface index, length of an address: 4 or 16
+
+
+@dataclass(slots=True)
+class _Interface:
+    link: Link
+    port: Port
+
+
+@dataclass(slots=True)
+class _Probe:
+    macs: set[bytes]
+    ports: list[int]
+
+
+class Layer2Machine:
+    """See `api.Layer2` for the verbs; this is all of it but the sockets."""
+
+    def __init__(self, grace: float = GRACE) -> None:
+        self._groups: dict[str, api.OwnedGroup] = {}
+        self._keys: dict[str, tuple[Key, ...]] = {}  # group -> what it needs
+        self._holders: dict[Key, int] = {}  # how many groups need it
+        self._interfaces: dict[int, _Interface] = {}
+        self._links: dict[int, Link] = {}
+        self._own_macs: frozenset[bytes] = frozenset()
+        self._reasons: dict[int, str] = {}
+        self._snapshot = Snapshot()
+        self._routes = Routes()
+        self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, ...]] = {}
+        self._members: frozenset[bytes] = frozenset()
+        self._gratuitous: Gratuitous[Key] = Gratuitous()
+        self._duplicates: Duplicates[Key] = Duplicates(grace)
+        self._probes: dict[bytes, _Probe] = {}
+        self._probe_timers: Timers[bytes] = Timers()
+        self._unreachable: set[str] = set()
+        self._sent: dict[bytes, int] = {}  # gratuitous frames by address
+        self._pending: list[tuple[int, bytes]] = []
+        self._changed: Changes = set()
+        self._events: list[api.Event] = []
+        self._now = 0.0
+
+    # --- what comes in ---------------------------------------------------------------------------
+
+    def set(self, groups: Mapping[str, api.OwnedGroup], now: float) -> None:
+        """The whole set of groups; an address that stays is left alone."""
+        self._now = now
+        for key in [key for key in self._groups if key not in groups]:
+            del self._groups[key]
+            self._need(key, (), now, check=False)
+            self._unreachable.discard(key)
+        for key, group in groups.items():
+            known = self._groups.get(key)
+            if known is group or known == group:
+                continue
+            self._groups[key] = group
+            self._place(group, now)
+
+    def set_members(self, macs: Iterable[str]) -> None:
+        self._members = frozenset(eth.mac_bytes(mac) for mac in macs)
+
+    def links(self, snapshot: Snapshot, now: float) -> None:
+        """The interfaces as they are now."""
+        self._now = now
+        if snapshot == self._snapshot:
+            return
+        routes_changed = snapshot.on_link != self._snapshot.on_link
+        before, self._snapshot = self._links, snapshot
+        used_before = self._used()
+        self._links = {link.index: link for link in snapshot.links}
+        self._reasons = judge(snapshot.links)
+        self._routes = Routes(snapshot.on_link)
+        self._own_macs = frozenset(link.mac for link in snapshot.links if link.mac)
+        self._matching.clear()
+        for index, interface in list(self._interfaces.items()):
+            link = self._links.get(index)
+            if link is None or link.mac != interface.link.mac or self._reasons[index] not in ("", "virtual"):
+                self._drop_interface(index)
+        for group in self._groups.values():
+            self._place(group, now)
+        for index, interface in self._interfaces.items():
+            link = self._links[index]
+            was = before.get(index)
+            interface.link = link
+            if was is not None and link.carrier and not was.carrier:
+                # The cable came back, perhaps into another switch: tell it, and those behind it, where we are.
+                for key in self._holders:
+                    if key[0] == index and key in self._gratuitous:
+                        self._gratuitous.start(key, now)
+        if self._used() != used_before or routes_changed:
+            self._events.append(api.InterfacesChanged(self._used()))
+
+    def at(self, now: float) -> None:
+        """The time of what is fed to ports directly (`ports`), past `receive`: the edge's short cut."""
+        self._now = now
+
+    @property
+    def busy(self) -> bool:
+        """Something is to be sent, or a filter to be renewed."""
+        return bool(self._pending or self._changed)
+
+    def receive(self, frame: bytes, interface: int, now: float) -> None:
+        """One frame that came in through `interface` (its index); the answer, if any, is in `pending`."""
+        self._now = now
+        known = self._interfaces.get(interface)
+        if known is not None and (answer := known.port.answer(frame)) is not None:
+            self._pending.append((interface, answer))
+
+    def probe(self, address: str, now: float, wait: float = 0.05) -> None:
+        """Ask on every used interface; see `api.Layer2.probe`."""
+        ip = packed(address)
+        indexes = self._match((), ())
+        self._probes[ip] = _Probe(set(), list(indexes))
+        self._probe_timers.set(ip, now + wait)
+        for index in indexes:
+            interface = self._interface(index)
+            interface.port.add(ip, address)
+            self._changed.add((index, len(ip)))
+            self._pending.append((index, self._probe_frame(interface, ip)))
+
+    # --- time --------------------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        if self._pending or self._changed:
+            return self._now
+        return min(self._gratuitous.deadline(), self._duplicates.deadline(), self._probe_timers.deadline())
+
+    def on_deadline(self, now: float) -> None:
+        self._now = now
+        for step in self._duplicates.due(now, BURST):
+            self._follow(step, now)
+        for key in self._gratuitous.due(now, BURST):
+            self._announce(key)
+        while (ip := self._probe_timers.pop(now)) is not None:
+            probe = self._probes.pop(ip)
+            self._events.append(api.ProbeResult(text(ip), tuple(sorted(eth.mac_text(m) for m in probe.macs))))
+            for index in probe.ports:
+                self._forget((index, ip))
+
+    # --- what goes out -----------------------------------------------------------------------------
+
+    def pending(self) -> list[tuple[int, bytes]]:
+        """(interface index, frame) to send, in order."""
+        out, self._pending = self._pending, []
+        return out
+
+    def take_changed(self) -> Changes:
+        """(interface, family) whose addresses have changed; an interface may be gone from `ports`."""
+        out, self._changed = self._changed, set()
+        return out
+
+    def ports(self) -> Mapping[int, tuple[str, Port]]:
+        """Interface index -> (name, port), for every interface in use."""
+        return {index: (i.link.name, i.port) for index, i in self._interfaces.items()}
+
+    def port(self, index: int) -> tuple[str, Port] | None:
+        interface = self._interfaces.get(index)
+        return (interface.link.name, interface.port) if interface else None
+
+    def events(self) -> list[api.Event]:
+        out, self._events = self._events, []
+        return out
+
+    def own_macs(self) -> tuple[str, ...]:
+        return tuple(sorted({eth.mac_text(self._links[i].mac) for i in self._usable()}))
+
+    def on_link(self, addresses: Collection[str]) -> frozenset[str]:
+        used = set(self._usable())
+        return frozenset(a for a in addresses if used & self._routes.interfaces(packed(a)))
+
+    def counters(self) -> dict[tuple[api.Metric, str], int]:
+        out: dict[tuple[api.Metric, str], int] = {}
+        for index, ip in self._holders:
+            answer = self._interfaces[index].port.get(ip)
+            if answer is None:
+                continue
+            received: tuple[api.Metric, str] = ("requests_received", answer.address)
+            sent: tuple[api.Metric, str] = ("responses_sent", answer.address)
+            out[received] = out.get(received, 0) + answer.received
+            out[sent] = out.get(sent, 0) + answer.sent
+            out["gratuitous_sent", answer.address] = self._sent.get(ip, 0)
+        return out
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        return {
+            (interface.link.name, reason): count
+            for interface in self._interfaces.values()
+            for reason, count in interface.port.drops.items()
+        }
+
+    def conflicts(self) -> dict[tuple[str, str], str]:
+        found = self._duplicates.conflicts().items()
+        return {(text(ip), self._interfaces[index].link.name): eth.mac_text(mac) for (index, ip), mac in found}
+
+    def status(self) -> dict[str, Any]:
+        addresses: dict[str, dict[str, str]] = {}
+        for index, ip in self._holders:
+            state = self._duplicates.state((index, ip))
+            addresses.setdefault(text(ip), {})[self._interfaces[index].link.name] = state.value if state else ""
+        return {
+            "interfaces": {link.name: self._reasons[i] or "used" for i, link in sorted(self._links.items())},
+            "addresses": addresses,
+            "conflicts": {f"{ip} on {name}": mac for (ip, name), mac in self.conflicts().items()},
+            "unreachable": sorted(self._unreachable),
+        }
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _usable(self) -> list[int]:
+        return [index for index, reason in self._reasons.items() if not reason]
+
+    def _used(self) -> tuple[str, ...]:
+        return tuple(sorted(self._links[index].name for index in self._usable()))
+
+    def _match(self, interfaces: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[int, ...]:
+        found = self._matching.get((interfaces, exclude))
+        if found is None:
+            found = tuple(i for i, link in self._links.items() if matches(link, self._reasons[i], interfaces, exclude))
+            self._matching[interfaces, exclude] = found
+        return found
+
+    def _interface(self, index: int) -> _Interface:
+        interface = self._interfaces.get(index)
+        if interface is None:
+            link = self._links[index]
+            port = Port(link.mac, lambda heard: self._on_heard(index, heard))
+            interface = self._interfaces[index] = _Interface(link, port)
+        return interface
+
+    def _drop_interface(self, index: int) -> None:
+        """It is gone, or another one: forget all that was on it."""
+        for name, keys in self._keys.items():
+            if any(key[0] == index for key in keys):
+                self._keys[name] = tuple(key for key in keys if key[0] != index)
+        for key in [key for key in self._holders if key[0] == index]:
+            del self._holders[key]
+            self._gratuitous.stop(key)
+            self._duplicates.stop(key)
+        for probe in self._probes.values():
+            if index in probe.ports:
+                probe.ports.remove(index)
+        del self._interfaces[index]
+        self._changed |= {(index, 4), (index, 16)}
+
+    def _place(self, group: api.OwnedGroup, now: float) -> None:
+        """Compute where the group's addresses are answered for, and follow the difference."""
+        indexes = self._match(group.interfaces, group.exclude_interfaces)
+        if indexes or not self._links:
+            self._unreachable.discard(group.key)
+        elif group.key not in self._unreachable:
+            self._unreachable.add(group.key)
+            self._events.append(api.Unreachable(group.key))
+        keys = tuple((index, packed(address)) for address in group.addresses for index in indexes)
+        self._need(group.key, keys, now, check=group.check)
+
+    def _need(self, name: str, keys: tuple[Key, ...], now: float, *, check: bool) -> None:
+        before = self._keys.pop(name, ())
+        if keys:
+            self._keys[name] = keys
+        if keys == before:
+            return
+        for key in keys:
+            self._holders[key] = self._holders.get(key, 0) + 1
+            if self._holders[key] == 1:
+                self._own(key, now, check=check)
+        for key in before:
+            self._holders[key] -= 1
+            if not self._holders[key]:
+                del self._holders[key]
+                self._disown(key)
+
+    def _own(self, key: Key, now: float, *, check: bool) -> None:
+        index, ip = key
+        self._interface(index).port.add(ip, text(ip))
+        self._changed.add((index, len(ip)))
+        if self._duplicates.start(key, now, check=check, strict=index in self._routes.interfaces(ip)):
+            self._activate(key, now)
+
+    def _disown(self, key: Key) -> None:
+        self._gratuitous.stop(key)
+        self._duplicates.stop(key)
+        if not any((index, key[1]) in self._holders for index in self._interfaces):
+            self._sent.pop(key[1], None)
+        self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        """Take the address from the port, unless somebody needs it there."""
+        index, ip = key
+        interface = self._interfaces.get(index)
+        if interface is None:
+            return
+        if ip in self._probes:
+            if key not in self._holders and (answer := interface.port.get(ip)) is not None:
+                answer.active = False
+        elif key not in self._holders:
+            interface.port.remove(ip)
+            self._changed.add((index, len(ip)))
+
+    def _activate(self, key: Key, now: float) -> None:
+        index, ip = key
+        interface = self._interfaces[index]
+        answer = interface.port.get(ip)
+        if answer is None or answer.active:
+            return
+        answer.active = True
+        self._gratuitous.start(key, now)
+        self._events.append(api.Announcing(answer.address, interface.link.name))
+
+    def _follow(self, step: Step[Key], now: float) -> None:
+        index, ip = step.key
+        interface = self._interfaces[index]
+        if step.probe:
+            self._pending.append((index, self._probe_frame(interface, ip)))
+            return
+        if step.announce:
+            self._announce(step.key)
+        if step.after in ANSWERING:
+            self._activate(step.key, now)
+        elif (answer := interface.port.get(ip)) is not None:
+            answer.active = False
+            self._gratuitous.stop(step.key)
+        if step.mac:
+            withheld = step.after is State.WITHHELD
+            self._events.append(api.Conflict(text(ip), interface.link.name, eth.mac_text(step.mac), withheld))
+        elif step.before in (State.DEFENDING, State.WITHHELD):
+            self._events.append(api.ConflictGone(text(ip), interface.link.name))
+
+    def _on_heard(self, index: int, heard: Heard) -> None:
+        """Another host says that it holds an address known on this interface."""
+        probe = self._probes.get(heard.ip)
+        if probe is not None:
+            probe.macs.add(heard.mac)
+        key = (index, heard.ip)
+        if key not in self._holders or heard.mac in self._own_macs:
+            return
+        if heard.mac in self._members:
+            answer = self._interfaces[index].port.get(heard.ip)
+            if heard.gratuitous and answer is not None and answer.active:
+                name = self._interfaces[index].link.name
+                self._events.append(api.Claimed(text(heard.ip), name, eth.mac_text(heard.mac)))
+        elif (step := self._duplicates.foreign(key, heard.mac, self._now)) is not None:
+            self._follow(step, self._now)
+
+    def _probe_frame(self, interface: _Interface, ip: bytes) -> bytes:
+        mac = interface.port.mac
+        return arp.probe(mac, ip) if len(ip) == 4 else ndp.probe(mac, ip)
+
+    def _announce(self, key: Key) -> None:
+        index, ip = key
+        mac = self._interfaces[index].port.mac
+        frames = arp.announcements(mac, ip) if len(ip) == 4 else (ndp.announcement(mac, ip),)
+        self._sent[ip] = self._sent.get(ip, 0) + len(frames)
+        self._pending += [(index, frame) for frame in frames]
