@@ -44,8 +44,31 @@ def daemons(instance: Instance) -> Path:
 
 
 def pod_root(instance: Instance, node: str) -> str:
-    """The kubelet's cgroupRoot for a node."""
+    """The kubelet's cgroupRoot for a node, made in every hierarchy, as the kubelet demands."""
+    for hierarchy in hierarchies():
+        group = hierarchy
+        for name in (instance.prefix, node):
+            _delegate(group)
+            group = group / name
+            group.mkdir(exist_ok=True)
+            _inherit_cpuset(group)
     return f"/{instance.prefix}/{node}"
+
+
+def _delegate(group: Path) -> None:
+    """cgroup v2: hand every controller that there is on to the groups below."""
+    with contextlib.suppress(FileNotFoundError):
+        for controller in (group / "cgroup.controllers").read_text().split():
+            with contextlib.suppress(OSError):  # one that cannot be handed on is one that pods do without
+                (group / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _inherit_cpuset(group: Path) -> None:
+    """cgroup v1: a new cpuset is empty, and nothing can run in it, until it is told its CPUs and memory."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        ours, above = group / name, group.parent / name
+        if ours.exists() and above.exists() and not ours.read_text().strip():
+            ours.write_text(above.read_text())
 
 
 def groups(instance: Instance) -> list[Path]:

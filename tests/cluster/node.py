@@ -153,8 +153,7 @@ disabled_plugins = [
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": cgroups.pod_root(self.instance, self.node.name),
-            "cgroupsPerQOS": False,  # containers directly below cgroupRoot, each with its own limits
-            "enforceNodeAllocatable": [],
+            "enforceNodeAllocatable": ["pods"],
             "containerRuntimeEndpoint": f"unix://{SOCKET}",
             "address": "::" if self.plan.family.v6 else "0.0.0.0",
             "authentication": {
@@ -165,6 +164,7 @@ disabled_plugins = [
             "authorization": {"mode": "Webhook"},
             "tlsCertFile": self.pki.crt(self.node.name),
             "tlsPrivateKeyFile": self.pki.key(self.node.name),
+            "clusterDNS": self.plan.dns_service,  # nobody answers there: tests use addresses
             "clusterDomain": "cluster.local",
             "resolvConf": "",
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",

@@ -113,6 +113,11 @@ class Plan:
         return self.family.pick("10.96.0.1", "fd00:10:96::1")
 
     @property
+    def dns_service(self) -> list[str]:
+        """The addresses that a cluster keeps for its DNS Service by convention."""
+        return self.family.pick("10.96.0.10", "fd00:10:96::a")
+
+    @property
     def api_url(self) -> str:
         """Where hosts on the switch reach the API server."""
         return f"https://{url_host(self.addresses(CONTROL_PLANE)[0])}:{API_PORT}"
