@@ -32,6 +32,7 @@ class DesiredReader:
         self._open: int | None = None  # version of the transaction that is being received and applied
         self._ignoring = False
         self._seen: set[Key] | None = None  # of a snapshot
+        self._kinds: tuple[str, ...] | None = None  # that the snapshot speaks of
         self._why: Mapping[str, str] = {}
         self._asks = False
         self.version = 0
@@ -96,6 +97,7 @@ class DesiredReader:
         why = message.get("why")
         self._why = why if type(why) is dict and all(type(v) is str for v in why.values()) else {}
         self._seen = set() if base == 0 else None
+        self._kinds = None if message.get("kinds") is None else texts(message["kinds"])
         if base == 0:
             self._names = {}
 
@@ -155,7 +157,8 @@ class DesiredReader:
             self._ignoring = False
             return None
         if self._seen is not None:
-            gone = [key for key in self.items if key not in self._seen]
+            kinds = self._kinds
+            gone = [key for key in self.items if key not in self._seen and (kinds is None or key[0] in kinds)]
             for key in gone:
                 del self.items[key]
             for start in range(0, len(gone), KEYS_PER_FRAME):

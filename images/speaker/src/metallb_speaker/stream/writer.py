@@ -29,6 +29,8 @@ class DesiredWriter:
         self._why: dict[str, str] = {}
         self._names: dict[tuple[str, ...], int] = {}
         self._snapshot = True
+        #: Kinds that a snapshot speaks of; None: all. What the receiver holds of other kinds stays.
+        self.kinds: tuple[str, ...] | None = None
 
     def change(self, put: Iterable[Item], drop: Iterable[Key] = (), why: Mapping[str, str] | None = None) -> None:
         """Take changes over; what is equal already is no change."""
@@ -68,7 +70,7 @@ class DesiredWriter:
         self._dirty.clear()
         self._snapshot = False
         self.version += 1
-        yield frame({"t": "begin", "base": base, "version": self.version, "why": why})
+        yield frame({"t": "begin", "base": base, "version": self.version, "why": why, "kinds": self.kinds})
         for start in range(0, len(dropped), KEYS_PER_FRAME):
             yield frame({"t": "drop", "keys": dropped[start : start + KEYS_PER_FRAME]})
         for start in range(0, len(put), ITEMS_PER_FRAME):

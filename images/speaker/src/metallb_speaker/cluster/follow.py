@@ -1,0 +1,108 @@
+"""Following the configuration: the accepted one, or the user's own ConfigMap as 0.12 did.
+
+With an accepted configuration the controller has judged it already: it is taken as it is. Without (the
+original's RBAC and chart), a configuration that no longer covers an announced address is refused, and
+tried again when Services change. A ConfigMap that is missing or wrong never displaces what is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from metallb_common.config.model import Config
+from metallb_common.kube.views import Json
+from metallb_common.obs import logs
+from metallb_speaker.cluster.pools import PoolIndex, parse_address
+from metallb_speaker.cluster.view import Changes, ClusterView
+
+KEY = "config"
+
+#: text -> (configuration or None, errors, warnings), as `metallb_common.config.parse` gives them.
+Parser = Callable[[str], Any]
+
+
+class ConfigFollower:
+    """A watch's sink for the one ConfigMap; keeps `ClusterView.config`."""
+
+    def __init__(self, view: ClusterView, changes: Changes, parse: Parser, *, accepted: bool) -> None:
+        self._view, self._changes, self._parse, self._accepted = view, changes, parse, accepted
+        self._text: str | None = None  # of the configuration in use
+        self._refused: tuple[str, Config] | None = None  # text and configuration that Services stand against
+        self.loaded = False
+        self.stale = True
+        self.problem = "no configuration yet"
+
+    def replace(self, objects: list[Json]) -> None:
+        if objects:
+            self.upsert(objects[0])
+        else:
+            self._missing()
+
+    def upsert(self, obj: Json) -> None:
+        data = obj.get("data") or {}
+        if KEY not in data:
+            others = ", ".join(sorted(data)) or "nothing"
+            logs.warn(op="config", msg=f"the ConfigMap has no key {KEY!r}: read as empty", found=others)
+        self._offer(data.get(KEY) or "")
+
+    def delete(self, obj: Json) -> None:
+        self._missing()
+
+    def retry(self) -> None:
+        """Services have changed: what was refused may be fine by now."""
+        if self._refused is not None:
+            text, config = self._refused
+            self._take(text, config, quiet=True)
+
+    def _missing(self) -> None:
+        self._refused = None
+        self._fail("noConfig", "the ConfigMap does not exist" + ("" if self._view.config else "; waiting for it"))
+
+    def _offer(self, text: str) -> None:
+        if text == self._text:
+            self._refused = None
+            self._succeed()
+            return
+        parsed = self._parse(text)
+        for warning in parsed.warnings:
+            logs.warn(op="config", msg=str(warning))
+        if parsed.config is None:
+            self._refused = None
+            self._fail("configStale", "; ".join(map(str, parsed.errors[:5])) or "not readable")
+            return
+        self._take(text, parsed.config)
+
+    def _take(self, text: str, config: Config, *, quiet: bool = False) -> None:
+        orphan = "" if self._accepted or self._view.config is None else self._orphan(self._view.config, config)
+        if orphan:
+            self._refused = (text, config)
+            message = f"new config not compatible with assigned IPs: {orphan}"
+            if not quiet or message != self.problem:
+                self._fail("configStale", message)
+            return
+        self._text, self._refused = text, None
+        self._view.config = config
+        self._changes.all()
+        logs.info(event="configLoaded", msg="configuration loaded", pools=len(config.pools), peers=len(config.peers))
+        self._succeed()
+
+    def _orphan(self, old: Config, new: Config) -> str:
+        """The first Service that would lose its address, in words; "" when none would."""
+        before, after = PoolIndex(old), PoolIndex(new)
+        for key, service in sorted(self._view.services.items()):
+            for text in service.ingress_ips:
+                address = parse_address(text)
+                if address and before.find(address) and not after.find(address):
+                    return f'service "{key}" cannot own "{address}" under new config'
+        return ""
+
+    def _succeed(self) -> None:
+        self.loaded, self.stale, self.problem = True, False, ""
+
+    def _fail(self, event: str, problem: str) -> None:
+        self.stale = True
+        if problem != self.problem:
+            kept = "; keeping the last good one" if self._view.config else ""
+            logs.warn(event=event, op="config", error=problem, msg=f"configuration not usable{kept}")
+        self.problem = problem
