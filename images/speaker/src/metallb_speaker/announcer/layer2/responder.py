@@ -14,6 +14,11 @@ from metallb_speaker.announcer.layer2 import arp, ndp
 from metallb_speaker.announcer.layer2 import ethernet as eth
 from metallb_speaker.announcer.layer2.frames import ArpAnswer, NdpAnswer
 
+#: What octets 12 to 21 of the common question are: IPv6, no flow label, 32 octets of ICMPv6, hop limit 255.
+_NDP_HEAD = b"\x86\xdd\x60\0\0\0\x00\x20\x3a\xff"
+_NDP_TYPE = bytes((ndp.SOLICITATION, 0))
+#: The sum of addresses and payload of a message of 32 octets whose checksum is right.
+_NDP_SUM = 65535 - (32 + ndp.ICMPV6)
 _ARP_REQUEST = arp.PREAMBLE + b"\x00\x01"
 
 
@@ -91,49 +96,33 @@ class Port:
 
     def answer_ndp(self, frame: bytes) -> bytes | None:
         """The advertisement that answers a neighbor solicitation, or None. Never raises."""
-        reason = self._answer_ndp(frame)
-        if isinstance(reason, bytes):
-            return reason
-        self.drops[reason] += 1
+        answer = self.ndp.get(frame[62:78])
+        if answer is not None and frame[12:22] == _NDP_HEAD and frame[54:56] == _NDP_TYPE and frame[78:80] == b"\1\1":
+            # 24 octets and one source link-layer option, as nearly every host asks: checked here, in one pass.
+            source, dst = frame[22:38], frame[80:86]
+            if (
+                len(frame) >= 86
+                and (frame[0] & 1 or frame[:6] == self.mac)
+                and int.from_bytes(frame[22:86], "big") % 65535 == _NDP_SUM
+                and not dst[0] & 1
+                and dst != self.mac
+                and dst != eth.ZERO_MAC
+                and frame[6:12] != self.mac
+                and source[0] != 0xFF
+                and source != ndp.UNSPECIFIED
+                and answer.active
+            ):
+                answer.received += 1
+                answer.sent += 1
+                return answer.reply(dst, source)
+        found = self._answer_ndp(frame)
+        if isinstance(found, bytes):
+            return found
+        self.drops[found] += 1
         return None
 
     def _answer_ndp(self, frame: bytes) -> bytes | str:
-        answer = self.ndp.get(frame[62:78])
-        if answer is None:
-            return self._ndp_refusal(frame)
-        if frame[18:22] == b"\x00\x20\x3a\xff" and frame[54:56] == b"\x87\x00" and frame[78:80] == b"\x01\x01":
-            # 24 octets and one source link-layer option, as nearly every host asks: checked here, in one pass.
-            if (
-                len(frame) < 86
-                or frame[12:14] != b"\x86\xdd"
-                or frame[14] >> 4 != 6
-                or (int.from_bytes(frame[22:86], "big") + 0x20 + ndp.ICMPV6) % 65535
-                or frame[22] == 0xFF
-                or frame[22:38] == ndp.UNSPECIFIED
-            ):
-                return self._ndp_refusal(frame)
-            dst, source = frame[80:86], frame[22:38]
-        else:
-            try:
-                message = ndp.decode(frame)
-            except eth.DecodeError as error:
-                return error.reason
-            if message.kind != ndp.SOLICITATION:
-                return self._ndp_refusal(frame)
-            dst, source = message.link_layer or message.src, message.source
-        if frame[6:12] == self.mac or dst == self.mac:
-            return eth.OWN_FRAME
-        if not frame[0] & 1 and frame[:6] != self.mac:
-            return eth.NOT_FOR_US
-        if dst[0] & 1 or dst == eth.ZERO_MAC:
-            return eth.BAD_SENDER
-        answer.received += 1
-        if not answer.active:
-            return eth.CHECKING
-        answer.sent += 1
-        return answer.dad_reply() if source == ndp.UNSPECIFIED else answer.reply(dst, source)
-
-    def _ndp_refusal(self, frame: bytes) -> str:
+        """Every other shape: the answer, or the reason for none."""
         try:
             message = ndp.decode(frame)
         except eth.DecodeError as error:
@@ -145,14 +134,21 @@ class Port:
             return eth.NOT_FOR_US
         if not eth.is_host(mac):
             return eth.BAD_SENDER
-        if message.kind == ndp.SOLICITATION:
-            return eth.NOT_OWNED
-        if message.target in self.ndp:
+        answer = self.ndp.get(message.target)
+        if message.kind == ndp.ADVERTISEMENT:
+            if answer is None:
+                return eth.NOT_A_REQUEST
             if self._heard is not None:
                 gratuitous = message.destination[0] == 0xFF and bool(message.flags & ndp.OVERRIDE)
                 self._heard(Heard(message.target, mac, gratuitous))
             return eth.FOREIGN_CLAIM
-        return eth.NOT_A_REQUEST
+        if answer is None:
+            return eth.NOT_OWNED
+        answer.received += 1
+        if not answer.active:
+            return eth.CHECKING
+        answer.sent += 1
+        return answer.dad_reply() if message.is_dad else answer.reply(mac, message.source)
 
     def unsent(self, reply: bytes) -> None:
         """The kernel did not take this reply: it does not count as sent."""
