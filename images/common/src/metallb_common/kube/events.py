@@ -93,18 +93,8 @@ class EventRecorder:
 
     def emit(self, ref: ObjectRef, type: str, reason: str, message: str) -> None:
         """Queue one event; `type` is Normal or Warning. Returns at once, never raises."""
-        now, stamp = time.monotonic(), _stamp()
-        message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
-        key = (ref, type, reason, message)
-        series = self._state.series.get(key)
-        if series is None or (series.sent and now - series.sent_at > AGGREGATE_SECONDS):
-            series = _Series(ref, type, reason, message, stamp)
-            self._state.series[key] = series
-        self._state.series.move_to_end(key)
-        while len(self._state.series) > REMEMBERED:
-            self._state.series.popitem(last=False)
-        series.count += 1
-        series.last = stamp
+        now = time.monotonic()
+        series = self._count(ref, type, reason, message, now)
         if series.queued or (series.sent and now - series.sent_at < PATCH_EVERY):
             return  # it will ride along with the next one
         if not self._spend(ref, now):
@@ -116,6 +106,44 @@ class EventRecorder:
         series.queued = True
         self._queue.append(series)
         self._wake.set()
+
+    async def deliver(self, ref: ObjectRef, type: str, reason: str, message: str, *, seconds: float = 1.0) -> bool:
+        """Send one event now, before something that it tells of is done; whether the server took it.
+
+        One attempt, and none while events are denied or this object's budget is spent: an event must
+        not hold up what it tells of. Never raises.
+        """
+        now = time.monotonic()
+        series = self._count(ref, type, reason, message, now)
+        if now < self._paused_until or series.queued or not self._spend(ref, now):
+            self.dropped += not series.queued
+            return False
+        try:
+            await self._write(series, seconds)
+        except ApiError as error:
+            if error.denied:
+                self._deny(error)
+            else:
+                series.name = ""
+                self.dropped += 1
+            return False
+        return True
+
+    def _count(self, ref: ObjectRef, type: str, reason: str, message: str, now: float) -> _Series:
+        """The series of equal events that this one belongs to, with it counted."""
+        stamp = _stamp()
+        message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+        key = (ref, type, reason, message)
+        series = self._state.series.get(key)
+        if series is None or (series.sent and now - series.sent_at > AGGREGATE_SECONDS):
+            series = _Series(ref, type, reason, message, stamp)
+            self._state.series[key] = series
+        self._state.series.move_to_end(key)
+        while len(self._state.series) > REMEMBERED:
+            self._state.series.popitem(last=False)
+        series.count += 1
+        series.last = stamp
+        return series
 
     def _spend(self, ref: ObjectRef, now: float) -> bool:
         budgets = self._state.budgets
@@ -192,7 +220,7 @@ class EventRecorder:
             self._said_denied = True
             logs.warn(op="events", error=str(error), msg="not allowed to write Events; going on without")
 
-    async def _write(self, series: _Series) -> None:
+    async def _write(self, series: _Series, seconds: float = 30.0) -> None:
         ref = series.ref
         namespace = ref.namespace or "default"  # as for every cluster-scoped object
         count, now = series.count, time.monotonic()
@@ -202,10 +230,12 @@ class EventRecorder:
                 EVENTS.path(namespace, series.name),
                 body={"count": count, "lastTimestamp": series.last},
                 content_type="application/merge-patch+json",
+                timeout=seconds,
             )
         else:
             name = f"{ref.name[:200].rstrip('-.')}.{time.time_ns():x}"
-            await self._api.request("POST", EVENTS.path(namespace), body=self._body(series, namespace, name, count))
+            body = self._body(series, namespace, name, count)
+            await self._api.request("POST", EVENTS.path(namespace), body=body, timeout=seconds)
             series.name = name
         series.sent, series.sent_at = count, now
 

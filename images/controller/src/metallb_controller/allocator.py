@@ -1,0 +1,332 @@
+"""The allocations: who holds what, what is free, and what a Service could get.
+
+`find`, `join` and `conflicts` only look; `hold` and `release` change. No operation costs more than
+O(log n) in the number of addresses taken, whatever the size of the pools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from metallb_common.config.model import Pool
+from metallb_common.kube.views import ServicePort
+from metallb_common.net.ranges import Address, Version
+from metallb_controller.pools import FAMILY_NAMES, Client, PoolSpace, PoolTable, serves
+from metallb_controller.sharing import Allocation, Holders, Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a Service asks for. `families` are in the order of its status; `optional` may be missed."""
+
+    key: str  # namespace/name
+    client: Client
+    families: tuple[Version, ...]
+    optional: frozenset[Version]
+    ports: tuple[ServicePort, ...]
+    keys: Keys
+    requested: tuple[Address, ...] = ()
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a wish cannot be met, in the words of the event."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A holder whose address a config does not cover."""
+
+    key: str
+    address: Address
+
+    def __str__(self) -> str:
+        return f'service "{self.key}" cannot own "{self.address}" under new config'
+
+
+Found = dict[Version, tuple[Address, str]]
+
+
+class Allocator:
+    """Mutable; one event loop, no locks."""
+
+    def __init__(self) -> None:
+        self.table = PoolTable(())
+        self.held: dict[str, Allocation] = {}
+        self._holders = Holders()
+        self._in_use: dict[str, int] = {}
+        self._services: dict[str, int] = {}
+
+    # --- changing --------------------------------------------------------------------------------
+
+    def set_pools(self, pools: Iterable[Pool]) -> tuple[str, ...]:
+        """Take a new set of pools. Returns the Services that lost an address, whose record is gone."""
+        self.table = PoolTable(pools)
+        self._in_use, self._services = {}, {}
+        lost = tuple(c.key for c in self._uncovered(self.table))
+        for key in dict.fromkeys(lost):
+            self._holders.remove(key, self.held.pop(key))
+        for key, old in list(self.held.items()):
+            names = tuple(str(self.table.find(a)) for a in old.addresses)
+            if names != old.pools:
+                self._holders.remove(key, old)
+                new = Allocation(old.addresses, names, old.ports, old.keys, old.wanted)
+                self._holders.add(key, new)
+                self.held[key] = new
+            self._count(self.held[key], 1)
+        for address in self._holders.addresses():
+            self._space(address, take=True)
+        return tuple(dict.fromkeys(lost))
+
+    def hold(self, key: str, allocation: Allocation) -> None:
+        """Record what `find` or `join` gave, in place of what the Service held."""
+        self.release(key)
+        for address in allocation.addresses:
+            if address not in self._holders:
+                self._space(address, take=True)
+        self._holders.add(key, allocation)
+        self.held[key] = allocation
+        self._count(allocation, 1)
+
+    def release(self, key: str) -> bool:
+        """Forget what the Service holds; whether it held anything."""
+        allocation = self.held.pop(key, None)
+        if allocation is None:
+            return False
+        self._count(allocation, -1)
+        for address in self._holders.remove(key, allocation):
+            self._space(address, take=False)
+        return True
+
+    def _space(self, address: Address, *, take: bool) -> None:
+        name = self.table.find(address)
+        if name is None:
+            return
+        space = self.table.by_name[name].spaces[4 if address.version == 4 else 6]
+        if take:
+            space.take(address)
+        else:
+            space.give_back(address)
+        self._in_use[name] = self._in_use.get(name, 0) + (1 if take else -1)
+
+    def _count(self, allocation: Allocation, step: int) -> None:
+        for name in set(allocation.pools):
+            self._services[name] = self._services.get(name, 0) + step
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def in_use(self, pool: str) -> int:
+        """Addresses of this pool that somebody holds, also those that it would not give out any more."""
+        return self._in_use.get(pool, 0)
+
+    def services(self, pool: str) -> int:
+        return self._services.get(pool, 0)
+
+    def holders(self, address: Address) -> tuple[str, ...]:
+        return self._holders.of(address)
+
+    def conflicts(self, pools: Iterable[Pool]) -> list[Conflict]:
+        """Holders that a config with these pools would not cover, sorted."""
+        return self._uncovered(PoolTable(pools))
+
+    def _uncovered(self, table: PoolTable) -> list[Conflict]:
+        out = [
+            Conflict(key, address)
+            for key, allocation in self.held.items()
+            for address in allocation.addresses
+            if table.find(address) is None
+        ]
+        return sorted(out, key=lambda c: (c.key, c.address.version, int(c.address)))
+
+    def join(self, wish: Wish, addresses: Iterable[Address], *, adopt: bool = False) -> Allocation | Refusal:
+        """The record of `wish` holding just these addresses, by whatever right it has them already.
+
+        Only sharing is judged: neither pool rules nor exclusions take a working address away. With
+        `adopt`, what was shared under one key before a restart stays shared, even if ports or
+        backends were edited apart since.
+        """
+        chosen = tuple(addresses)
+        names = []
+        for address in chosen:
+            name = self.table.find(address)
+            if name is None:
+                return Refusal(f"{quoted(chosen)} is not allowed in config")
+            refused = self._holders.refusal(wish.key, address, wish.ports, wish.keys)
+            if refused and not (adopt and self._holders.friends(wish.key, address, wish.keys[0])):
+                return Refusal(refused)
+            names.append(name)
+        return Allocation(chosen, tuple(names), wish.ports, wish.keys, wish.keys)
+
+    def find(self, wish: Wish, keep: Iterable[Address] = ()) -> Allocation | Refusal:
+        """What `wish` gets: `keep` as it is, the rest from the requested addresses, pool, or any pool."""
+        kept: Found = {}
+        for address in keep:
+            name = self.table.find(address)
+            if name is not None:
+                kept[version_of(address)] = (address, name)
+        if wish.requested:
+            found: Found | Refusal = self._requested(wish, kept)
+        elif wish.pool:
+            found = self._from_named(wish, kept)
+        else:
+            found = self._from_any(wish, kept)
+        if isinstance(found, Refusal):
+            return found
+        pairs = [found[v] for v in wish.families if v in found]
+        return Allocation(tuple(a for a, _ in pairs), tuple(n for _, n in pairs), wish.ports, wish.keys, wish.keys)
+
+    def _requested(self, wish: Wish, kept: Found) -> Found | Refusal:
+        asked = {version_of(a) for a in wish.requested}
+        missing = set(wish.families) - asked
+        if not asked <= set(wish.families) or (missing and not self._fillable(wish, missing)):
+            return Refusal(
+                f"requested loadBalancer IP(s) {quoted(wish.requested)} does not match the ipFamily of the service"
+            )
+        found: Found = {}
+        for address in wish.requested:
+            name = self.table.find(address)
+            if name is None:
+                return Refusal(f"{quoted(wish.requested)} is not allowed in config")
+            if kept.get(version_of(address), (None, ""))[0] != address and (why := self._closed(wish, address, name)):
+                return Refusal(f"{quoted(wish.requested)} is not allowed in config: {why}")
+            refused = self._holders.refusal(wish.key, address, wish.ports, wish.keys)
+            if refused:
+                return Refusal(refused)
+            found[version_of(address)] = (address, name)
+        for version in missing:
+            if version in kept:
+                found[version] = kept[version]
+                continue
+            first = next(iter(found.values()))[1]
+            more = self._pick(self.table.by_name[first], wish, version)
+            if more:
+                found[version] = (more, first)
+        return found
+
+    @staticmethod
+    def _fillable(wish: Wish, missing: set[Version]) -> bool:
+        """PreferDualStack with one requested address: the other family is ours to choose, or to miss."""
+        return bool(wish.optional) and len(missing) < len(wish.families)
+
+    def _closed(self, wish: Wish, address: Address, name: str) -> str:
+        """Why this pool does not give this address to this Service now."""
+        space = self.table.by_name[name]
+        if space.pool.disabled:
+            return f'pool "{name}" is disabled'
+        if not serves(space.pool.service_allocation, wish.client):
+            return f'pool "{name}" does not serve this service (service-allocation)'
+        if not space.spaces[version_of(address)].usable(address):
+            return f'pool "{name}" never gives it out'
+        return ""
+
+    def _from_named(self, wish: Wish, kept: Found) -> Found | Refusal:
+        space = self.table.by_name.get(wish.pool)
+        if space is None:
+            return Refusal(f'unknown pool "{wish.pool}"')
+        if space.pool.disabled:
+            return Refusal(f'pool "{wish.pool}" is disabled')
+        if not serves(space.pool.service_allocation, wish.client):
+            return Refusal(f'pool "{wish.pool}" does not serve this service (service-allocation)')
+        kept = {v: pair for v, pair in kept.items() if pair[1] == wish.pool}
+        found = self._fill([space], wish, kept)
+        if found is None:
+            family = "dual" if len(wish.families) > 1 else FAMILY_NAMES[wish.families[0]]
+            return Refusal(f'no available IPs in pool "{wish.pool}" for {family} IPFamily')
+        return found
+
+    def _from_any(self, wish: Wish, kept: Found) -> Found | Refusal:
+        open_pools = [ps for ps in self.table.order if serves(ps.pool.service_allocation, wish.client)]
+        if kept:  # the pool that the Service knows comes first
+            known = {name for _, name in kept.values()}
+            open_pools.sort(key=lambda ps: ps.pool.name not in known)
+        found = self._fill(open_pools, wish, kept)
+        return Refusal("no available IPs") if found is None else found
+
+    def _fill(self, spaces: list[PoolSpace], wish: Wish, kept: Found) -> Found | None:
+        """Choose every family that is not kept: one pool for all if there is one, else several.
+
+        First a pool that has every family; then pools of one protocol between them; then, when a family
+        is optional, whatever single family can be had.
+        """
+        missing = tuple(v for v in wish.families if v not in kept)
+        if not missing:
+            return dict(kept)
+        if wish.keys[0] and (shared := self._join_shared(spaces, wish, missing)):
+            return {**kept, **shared}
+        for space in spaces:
+            found = self._pick_all([space], wish, missing)
+            if found:
+                return {**kept, **found}
+        if len(missing) > 1:
+            for protocol in dict.fromkeys(ps.pool.protocol for ps in spaces):
+                found = self._pick_all([ps for ps in spaces if ps.pool.protocol == protocol], wish, missing)
+                if found:
+                    return {**kept, **found}
+        if kept and set(missing) <= wish.optional:
+            return dict(kept)
+        for version in missing if wish.optional else ():
+            for space in spaces:
+                found = self._pick_all([space], wish, (version,))
+                if found:
+                    return {**kept, **found}
+        return None
+
+    def _join_shared(self, spaces: list[PoolSpace], wish: Wish, missing: tuple[Version, ...]) -> Found | None:
+        """A sharing key is a wish to share: an address under the same key comes before a free one."""
+        joinable = self._holders.joinable(wish.keys, wish.ports)
+        if not joinable:
+            return None
+        rank = {ps.pool.name: i for i, ps in enumerate(spaces)}
+        best: dict[Version, tuple[int, int, Address, str]] = {}
+        for address in joinable:
+            name = self.table.find(address)
+            if name is None or name not in rank or self._holders.refusal(wish.key, address, wish.ports, wish.keys):
+                continue
+            candidate = (rank[name], int(address), address, name)
+            version = version_of(address)
+            if version in missing and (version not in best or candidate[:2] < best[version][:2]):
+                best[version] = candidate
+        if any(v not in best for v in missing):
+            return None
+        return {v: (best[v][2], best[v][3]) for v in missing}
+
+    def _pick_all(self, spaces: list[PoolSpace], wish: Wish, versions: tuple[Version, ...]) -> Found | None:
+        found: Found = {}
+        for version in versions:
+            for space in spaces:
+                address = self._pick(space, wish, version)
+                if address:
+                    found[version] = (address, space.pool.name)
+                    break
+            else:
+                return None
+        return found
+
+    def _pick(self, space: PoolSpace, wish: Wish, version: Version) -> Address | None:
+        """The lowest address under the wish's sharing key, else the lowest free one."""
+        if version not in space.spaces:
+            return None
+        if wish.keys[0]:
+            shared = [
+                a
+                for a in self._holders.joinable(wish.keys, wish.ports)
+                if a.version == version
+                and self.table.find(a) == space.pool.name
+                and not self._holders.refusal(wish.key, a, wish.ports, wish.keys)
+            ]
+            if shared:
+                return min(shared, key=int)
+        return space.spaces[version].lowest()
+
+
+def version_of(address: Address) -> Version:
+    return 4 if address.version == 4 else 6
+
+
+def quoted(addresses: Iterable[object]) -> str:
+    """Addresses as 0.12's messages show a list: `["192.0.2.1" "2001:db8::1"]`."""
+    return "[" + " ".join(f'"{a}"' for a in addresses) + "]"

@@ -1,0 +1,272 @@
+"""The controller's memory: every Service of interest, its allocation, and what is still to be done.
+
+It turns changes (Services, config, namespaces) into plans, commits them to the allocator, and hands
+what must be written to a callback. It never waits and does no IO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from metallb_common.config.model import Config
+from metallb_common.kube.events import ObjectRef
+from metallb_common.kube.views import Service
+from metallb_common.obs import logs
+from metallb_controller.allocator import Allocator, Conflict, Refusal, quoted
+from metallb_controller.plan import Plan, Say, adopt, needs_write, plan, status_addresses
+from metallb_controller.tracked import Tracked, newer
+from metallb_controller.wishes import Rules
+
+
+class Outside(Protocol):
+    """What the assigner needs done."""
+
+    def submit(self, key: str) -> None:
+        """Service `key` differs from its plan: write it."""
+
+    def tell(self, view: Service, say: Say) -> None:
+        """Send an event about a Service."""
+
+    def freed(self) -> None:
+        """An address became free."""
+
+    def stirred(self) -> None:
+        """There is something to reconcile."""
+
+    def counted(self, *, error: bool = False) -> None:
+        """One object update was processed, or failed."""
+
+
+def reference(view: Service) -> ObjectRef:
+    return ObjectRef("Service", view.name, view.namespace, view.uid)
+
+
+def seniority(view: Service) -> tuple[str, str]:
+    """Older Services come first, also when addresses are short."""
+    return (view.created, view.key)
+
+
+class Assigner:
+    """Mutable; one event loop. Also the sink of the Services' list and watch."""
+
+    def __init__(self, rules: Rules, outside: Outside) -> None:
+        self.services: dict[str, Tracked] = {}
+        self.allocator = Allocator()
+        self.config: Config | None = None
+        self.synced = False
+        self.waiting: dict[str, object] = {}
+        self.namespaces: dict[str, Mapping[str, str]] | None = None
+        self._rules, self._outside = rules, outside
+        self._dirty: dict[str, None] = {}
+        self._wake = False
+
+    # --- what comes in ----------------------------------------------------------------------------
+
+    def replace(self, objects: list[Tracked]) -> None:
+        there = {obj.view.key for obj in objects}
+        for key in [k for k in self.services if k not in there]:
+            self._gone(key)
+        for obj in objects:
+            self._store(obj)
+        first, self.synced = not self.synced, True
+        if first:
+            logs.info(event="stateSynced", msg="every Service is known; allocating")
+            if self.config is not None:
+                self._adopt_all()
+        self._outside.stirred()
+
+    def upsert(self, obj: Tracked) -> None:
+        self._outside.counted()
+        self._store(obj)
+        self._outside.stirred()
+
+    def delete(self, obj: Tracked) -> None:
+        self._outside.counted()
+        self._gone(obj.view.key)
+        self._outside.stirred()
+
+    def written(self, obj: Tracked) -> None:
+        """The server's answer to a write: newer than what the watch has brought so far."""
+        known = self.services.get(obj.view.key)
+        if known is not None and known.view.uid == obj.view.uid:
+            self._store(obj)
+            self._outside.stirred()
+
+    def _store(self, obj: Tracked) -> None:
+        key = obj.view.key
+        known = self.services.get(key)
+        if known is None:
+            if obj.view.type != "LoadBalancer" and not obj.kept:
+                return  # never ours: most Services of a cluster
+        elif known.view.uid != obj.view.uid:
+            self._gone(key)  # deleted and made anew while nobody looked
+        elif not newer(known.view.resource_version, obj.view.resource_version):
+            return
+        else:
+            obj.decided, obj.said, obj.announced = known.decided, known.said, known.announced
+        self.services[key] = obj
+        self._dirty[key] = None
+
+    def _gone(self, key: str) -> None:
+        known = self.services.pop(key, None)
+        self._dirty.pop(key, None)
+        self.waiting.pop(key, None)
+        if known is not None and self._release(key):
+            logs.info(event="serviceDeleted", service=key, msg="address released")
+
+    def accept(self, config: Config) -> None:
+        """Take a config. Services that it does not cover lose their address (see `conflicts`)."""
+        self.config = config
+        lost = self.allocator.set_pools(config.pools)
+        if lost:
+            logs.warn(op="setConfig", msg="addresses are given anew", services=len(lost))
+        if self.synced:
+            self._adopt_all()
+        self._mark_all()
+
+    def conflicts(self, config: Config) -> list[Conflict]:
+        return self.allocator.conflicts(config.pools)
+
+    def set_namespaces(self, labels: Mapping[str, Mapping[str, str]]) -> None:
+        """New labels of namespaces: only who waits can be better off."""
+        before = self.namespaces or {}
+        self.namespaces = dict(labels)
+        for key in self.waiting:
+            tracked = self.services.get(key)
+            if tracked and before.get(tracked.view.namespace) != labels.get(tracked.view.namespace):
+                self._dirty[key] = None
+        self._outside.stirred()
+
+    def _mark_all(self) -> None:
+        for tracked in sorted(self.services.values(), key=lambda t: seniority(t.view)):
+            self._dirty[tracked.view.key] = None
+        self._outside.stirred()
+
+    # --- adoption ---------------------------------------------------------------------------------
+
+    def _adopt_all(self) -> None:
+        """Before anything new is given: every status says who holds what. The oldest comes first."""
+        for tracked in sorted(self.services.values(), key=lambda t: seniority(t.view)):
+            if tracked.view.key not in self.allocator.held:
+                self._adopt(tracked)
+        self._mark_all()
+
+    def _adopt(self, tracked: Tracked) -> None:
+        view = tracked.view
+        found = adopt(view, self.allocator)
+        if isinstance(found, Refusal):
+            text = f"{quoted(status_addresses(view))} is taken back: {found.text}"
+            self._outside.tell(view, Say("Warning", "DuplicateAddress", text))
+            logs.error(
+                op="adopt", service=view.key, error=found.text, msg="an address had two owners; the younger loses it"
+            )
+        elif found is not None:
+            self.allocator.hold(view.key, found)
+
+    # --- reconciling ------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._dirty) or self._wake
+
+    def reconcile(self, limit: int) -> None:
+        """Plan and commit at most about `limit` Services; nothing before config and list are there."""
+        if self.config is None or not self.synced:
+            self._dirty.clear()  # everything is marked again when both are there
+            return
+        while self._dirty and limit > 0:
+            key = next(iter(self._dirty))
+            del self._dirty[key]
+            self._one(key)
+            limit -= 1
+        if not self._dirty and self._wake:
+            self._wake = False
+            self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        """Something was freed: the oldest first; who asks for the same as one who got nothing is passed over."""
+        failed: set[object] = set()
+        order = sorted((self.services[k].view for k in self.waiting if k in self.services), key=seniority)
+        for view in order:
+            signature = self.waiting.get(view.key)
+            if signature is not None and signature in failed:
+                continue
+            self._one(view.key)
+            if signature is not None and self.waiting.get(view.key) == signature:
+                failed.add(signature)
+
+    def _one(self, key: str) -> None:
+        tracked = self.services.get(key)
+        if tracked is None:
+            return
+        try:
+            if key not in self.allocator.held and tracked.view.ingress_ips:
+                self._adopt(tracked)
+            labels = None if self.namespaces is None else self.namespaces.get(tracked.view.namespace)
+            decided = plan(tracked.view, self.allocator, self._rules, labels)
+        except Exception as error:  # a defect met by one Service must not stop the others
+            self._outside.counted(error=True)
+            logs.error(op="plan", service=key, error=repr(error), msg="left as it is")
+            return
+        self._commit(tracked, decided)
+
+    def _commit(self, tracked: Tracked, decided: Plan) -> None:
+        view, key = tracked.view, tracked.view.key
+        held = self.allocator.held.get(key)
+        if decided.hold is None:
+            self._release(key)
+        elif decided.hold != held:
+            neighbours = {n for a in decided.hold.addresses for n in self.allocator.holders(a)}
+            self.allocator.hold(key, decided.hold)
+            if held is not None and not set(held.addresses) <= set(decided.hold.addresses):
+                self._freed()
+            if held is not None and (held.keys, held.wanted) != (decided.hold.keys, decided.hold.wanted):
+                self._dirty.update(dict.fromkeys(n for n in sorted(neighbours) if n != key and n in self.services))
+        if decided.waiting:
+            self.waiting[key] = decided.signature
+        else:
+            self.waiting.pop(key, None)
+        for say in decided.problems:
+            if say not in tracked.said:
+                self._outside.tell(view, say)
+                logs.warn(op="allocateIPs", service=key, reason=say.reason, error=say.message)
+        tracked.said = decided.problems
+        tracked.decided = decided
+        if needs_write(view, decided):
+            self._outside.submit(key)
+        elif view.type != "LoadBalancer":
+            self.services.pop(key, None)  # nothing of ours is left on it
+
+    def _release(self, key: str) -> bool:
+        if not self.allocator.release(key):
+            return False
+        self._freed()
+        return True
+
+    def _freed(self) -> None:
+        self._wake = bool(self.waiting) or self._wake
+        self._outside.freed()
+
+    # --- what goes out ----------------------------------------------------------------------------
+
+    def work(self, key: str) -> tuple[Tracked, Plan] | None:
+        """What is to be written for this Service now, if anything."""
+        tracked = self.services.get(key)
+        if tracked is None or tracked.decided is None or not needs_write(tracked.view, tracked.decided):
+            return None
+        return tracked, tracked.decided
+
+    def pending(self) -> Iterable[tuple[str, str]]:
+        """Services that wait for something, with the reason."""
+        for key in sorted(self.waiting):
+            tracked = self.services.get(key)
+            if tracked is not None:
+                yield key, "; ".join(say.message for say in tracked.said) or "one family of two"
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "services": len(self.services),
+            "allocated": len(self.allocator.held),
+            "waiting": len(self.waiting),
+        }

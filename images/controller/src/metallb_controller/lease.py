@@ -1,0 +1,217 @@
+"""Who leads: one coordination.k8s.io/v1 Lease, held for as long as this process writes.
+
+Timing, in seconds: the Lease lasts DURATION; the holder renews it every RENEW and stops writing when the
+last success is DEADLINE ago. DEADLINE + WRITE_TIMEOUT < DURATION, so the last write of a holder that
+cannot renew is over before another takes the Lease. A candidate counts DURATION from the moment it sees
+a renewal, by its own clock: nobody's wall clock matters. A killed leader is replaced DURATION after its
+last renewal, at most POLL later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import random
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from metallb_common.kube.client import Api, in_pod
+from metallb_common.kube.errors import ApiError, Backoff
+from metallb_common.kube.resources import LEASES
+from metallb_common.obs import logs
+
+DURATION = 3  # whole seconds: the API's type
+RENEW = 0.8
+DEADLINE = 1.7
+REQUEST = 0.8  # timeout of one request
+POLL = 0.4
+
+
+def identity() -> str:
+    """This process among all that may want the Lease.
+
+    In a pod the pod's name: a container that was restarted is the same holder, and its predecessor is
+    dead for certain. Elsewhere the process, so that a successor on the same host can see it is dead.
+    """
+    host = socket.gethostname()
+    if in_pod():
+        return host
+    return f"{host}_{_namespace()}_{os.getpid()}_{_started(os.getpid())}"
+
+
+def _namespace() -> str:
+    """This boot and this process namespace: process ids compare only within both."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read(8)
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return "unknown"
+
+
+def _started(pid: int) -> str:
+    """The start time of a process in clock ticks since boot; empty when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def surely_dead(holder: str, me: str) -> bool:
+    """Whether the holder was a process of this host that is gone."""
+    theirs, mine = holder.split("_"), me.split("_")
+    if len(theirs) != 4 or len(mine) != 4 or theirs[:2] != mine[:2] or mine[1] == "unknown":
+        return False
+    return theirs[2].isdigit() and _started(int(theirs[2])) != theirs[3]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The Lease as it was last seen to change, by our own clock."""
+
+    version: str
+    at: float
+
+
+class Lease:
+    """`run` keeps trying; `led` tells who leads now."""
+
+    def __init__(self, api: Api, namespace: str, name: str, me: str = "") -> None:
+        self._api, self._namespace, self._name = api, namespace, name
+        self.me = me or identity()
+        self.holder = ""
+        self.without = False  # no access to Leases: lead alone
+        self._object: dict[str, Any] = {}
+        self._renewed = float("-inf")
+        self._seen: _Seen | None = None
+        self.held = False
+        self.transitions = 0
+
+    def valid(self) -> bool:
+        """Whether a write may start now."""
+        if self.without:
+            return self.held
+        return self.held and asyncio.get_running_loop().time() - self._renewed < DEADLINE
+
+    async def run(self, acquired: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Take and keep the Lease for ever. `acquired` and `lost` alternate; neither may wait."""
+        backoff = Backoff(0.2, 2.0)
+        while True:
+            try:
+                holds = await self._step()
+                backoff.reset()
+            except ApiError as error:
+                if self._denied(error, acquired):
+                    return
+                await asyncio.sleep(min(backoff.next(error.retry_after), 2.0))
+                continue
+            if holds and not self.held:
+                self.held = True
+                logs.info(op="lease", msg="leading", holder=self.me)
+                acquired()
+            elif not holds and self.held:
+                self.held = False
+                logs.warn(op="lease", msg="no longer leading", holder=self.holder)
+                lost()
+            await asyncio.sleep(RENEW if holds else POLL * (0.75 + random.random() / 2))  # noqa: S311
+
+    def _denied(self, error: ApiError, acquired: Callable[[], None]) -> bool:
+        if not (error.denied or error.status == 404):
+            return False
+        logs.warn(
+            op="lease",
+            error=str(error),
+            msg="no access to Leases: leading without one; run a single replica, or grant get, create and update",
+        )
+        self.without = self.held = True
+        self.holder = self.me
+        acquired()
+        return True
+
+    async def _step(self) -> bool:
+        """One round: renew, take, or look. Returns whether the Lease is ours. Raises ApiError."""
+        loop = asyncio.get_running_loop()
+        path = LEASES.path(self._namespace, self._name)
+        if not (self.held and self._object):
+            try:
+                self._object = await self._api.request("GET", path, timeout=REQUEST)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return await self._create()
+        spec = self._object.get("spec") or {}
+        self.holder = spec.get("holderIdentity") or ""
+        self.transitions = int(spec.get("leaseTransitions") or 0)
+        if self.holder != self.me and not self._free(spec, loop.time()):
+            return False
+        start = loop.time()
+        try:
+            self._object = await self._api.request("PUT", path, body=self._mine(spec), timeout=REQUEST)
+        except ApiError as error:
+            self._object = {}
+            if error.status == 409:
+                return await self._still_mine(path, start)
+            raise
+        self.holder, self._renewed = self.me, start
+        return True
+
+    async def _still_mine(self, path: str, start: float) -> bool:
+        """After a conflict. An unanswered renewal that did land is no loss."""
+        self._object = await self._api.request("GET", path, timeout=REQUEST)
+        self.holder = (self._object.get("spec") or {}).get("holderIdentity") or ""
+        return self.held and self.holder == self.me
+
+    def _free(self, spec: dict[str, Any], now: float) -> bool:
+        if not self.holder or surely_dead(self.holder, self.me):
+            return True
+        version = (self._object.get("metadata") or {}).get("resourceVersion", "")
+        if self._seen is None or self._seen.version != version:
+            self._seen = _Seen(version, now)
+        return now - self._seen.at > float(spec.get("leaseDurationSeconds") or DURATION)
+
+    async def _create(self) -> bool:
+        start = asyncio.get_running_loop().time()
+        body = self._mine({})
+        body["metadata"] = {"name": self._name, "namespace": self._namespace}
+        try:
+            self._object = await self._api.request("POST", LEASES.path(self._namespace), body=body, timeout=REQUEST)
+        except ApiError as error:
+            if error.status == 409:
+                return False
+            raise
+        self.holder, self._renewed = self.me, start
+        return True
+
+    def _mine(self, spec: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        same = spec.get("holderIdentity") == self.me
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": self._object.get("metadata") or {},
+            "spec": {
+                **spec,
+                "holderIdentity": self.me,
+                "leaseDurationSeconds": DURATION,
+                "acquireTime": spec.get("acquireTime") if same else now,
+                "renewTime": now,
+                "leaseTransitions": int(spec.get("leaseTransitions") or 0) + (not same and bool(spec)),
+            },
+        }
+
+    async def release(self) -> None:
+        """Hand over at once. Call it when nothing is being written any more."""
+        if not self.held or self.without or not self._object:
+            return
+        self.held = False
+        spec = {**(self._object.get("spec") or {}), "holderIdentity": "", "leaseDurationSeconds": 1}
+        body = {**self._object, "spec": spec}
+        try:
+            await self._api.request("PUT", LEASES.path(self._namespace, self._name), body=body, timeout=REQUEST)
+        except ApiError as error:
+            logs.warn(op="lease", error=str(error), msg="not released; it will run out")

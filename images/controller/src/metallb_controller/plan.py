@@ -1,0 +1,230 @@
+"""What to do about one Service: a pure decision, from its view and the allocations.
+
+The rule above all others: an address that works is not taken away because a wish cannot be met. The
+wish is refused, with an event, and the address stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from metallb_common.kube.views import Service
+from metallb_common.net.ranges import Address
+from metallb_controller.allocator import Allocator, Refusal, Wish, quoted, version_of
+from metallb_controller.pools import Client
+from metallb_controller.sharing import Allocation
+from metallb_controller.wishes import (
+    FROM_POOL,
+    SHARE,
+    InvalidWish,
+    Rules,
+    annotation,
+    backend_key,
+    has_cluster_ip,
+    one_per_family,
+    parse_address,
+    wish,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """An event on the Service. `type` is Normal or Warning."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decision. `ingress` None: the Service is none of ours, its status stays as it is."""
+
+    hold: Allocation | None
+    ingress: tuple[str, ...] | None
+    from_pool: str = ""  # value of the annotation; empty: none
+    changes: tuple[Say, ...] = ()  # events of a change of the status; they come before it
+    problems: tuple[Say, ...] = ()  # what stands in the way; said when it becomes true
+    waiting: bool = False  # worth planning again when an address is freed
+    signature: object = None  # waiting Services with the same one fail alike; None: unlike any other
+    log: str = "noChange"  # the log's event, or clearAssignment's reason
+
+
+def status_addresses(service: Service) -> tuple[Address, ...]:
+    """The addresses of the status; what cannot be parsed is left out."""
+    return tuple(a for a in map(parse_address, service.ingress_ips) if a is not None)
+
+
+def adopt(
+    service: Service, allocator: Allocator, labels: Mapping[str, str] | None = None
+) -> Allocation | Refusal | None:
+    """The record of what the status says that this Service holds; None when it says nothing of ours.
+
+    Judged by sharing alone. A Refusal: somebody else holds it, and there is no right to share.
+    """
+    chosen: dict[int, Address] = {}
+    for address in status_addresses(service):
+        if allocator.table.find(address) is not None:
+            chosen.setdefault(address.version, address)
+    if not chosen or service.type != "LoadBalancer":
+        return None
+    return allocator.join(_bare_wish(service), chosen.values(), adopt=True)
+
+
+def _bare_wish(service: Service) -> Wish:
+    """A wish that says nothing but who it is and with whom it would share."""
+    try:
+        key = annotation(service, SHARE)
+    except InvalidWish:
+        key = ""
+    ports = tuple(dict.fromkeys(service.ports))
+    client = Client(service.namespace, {}, service.labels)
+    return Wish(service.key, client, (), frozenset(), ports, (key, backend_key(service)))
+
+
+def plan(service: Service, allocator: Allocator, rules: Rules, labels: Mapping[str, str] | None = None) -> Plan:
+    """Decide. `labels` are those of the namespace, when they are known."""
+    held = allocator.held.get(service.key)
+    if service.type != "LoadBalancer":
+        ours = held is not None or FROM_POOL in service.annotations
+        ours = ours or any(allocator.table.find(a) for a in status_addresses(service))
+        return _cleared(service, "notLoadBalancer") if ours else Plan(None, None)
+    if held is None and (service.deleting or not rules.serve(service)):
+        return Plan(None, None)
+    if not has_cluster_ip(service):
+        return _cleared(service, "noClusterIPs")
+    try:
+        asked = wish(service, labels)
+    except InvalidWish as problem:
+        said = (Say("Warning", problem.reason, problem.message),)
+        return _outcome(service, held, said, waiting=False, signature=None, log=problem.reason)
+    if held is None:
+        return _first(service, allocator, asked)
+    return _again(service, allocator, asked, held)
+
+
+def _first(service: Service, allocator: Allocator, asked: Wish) -> Plan:
+    """A Service that holds nothing."""
+    problems: list[Say] = []
+    found = allocator.find(asked)
+    claimed = status_addresses(service)
+    if (bad := one_per_family(claimed)) is not None:
+        problems.append(
+            Say("Warning", "nolbIPsIPFamily", f"Failed to retrieve LBIPs IPFamily for {quoted(claimed)}: {bad}")
+        )
+    if isinstance(found, Refusal):
+        problems.append(_failed(service, found.text))
+        return _outcome(service, None, tuple(problems), waiting=True, signature=_signature(asked), log="allocateIPs")
+    internal = _impossible(asked, found)
+    if internal:
+        return _outcome(service, None, (*problems, internal), waiting=False, signature=None, log="internalError")
+    missing = len(found.addresses) < len(asked.families)
+    return _outcome(service, found, tuple(problems), waiting=missing, signature=None, log="ipAllocated")
+
+
+def _impossible(asked: Wish, found: Allocation) -> Say | None:
+    """Checks of our own work: a defect must show, not spread."""
+    if not found.addresses:
+        return Say("Warning", "InternalError", "didn't allocate an IP but also did not fail")
+    if not all(found.pools):
+        return Say("Warning", "InternalError", "allocated an IP that has no pool")
+    if not {version_of(a) for a in found.addresses} <= set(asked.families):
+        got, want = ("/".join(f"ipv{v}" for v in vs) for vs in (map(version_of, found.addresses), asked.families))
+        return Say("Warning", "InternalError", f"IP for wrong family assigned alloc {got} service family {want}")
+    return None
+
+
+def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation) -> Plan:
+    """A Service that holds something: meet new wishes if they can be met, else keep."""
+    keep = {a: p for a, p in zip(held.addresses, held.pools, strict=True) if version_of(a) in asked.families}
+    if not keep:  # the family of the Service has changed
+        return _first(service, allocator, asked)
+    problems: list[Say] = []
+    chosen: Allocation | None = None
+    other_address = any(a not in keep for a in asked.requested)
+    other_pool = bool(asked.pool) and not asked.requested and any(p != asked.pool for p in keep.values())
+    missing = len(keep) < len(asked.families)
+    if other_address or other_pool or missing:
+        found = allocator.find(asked, keep)
+        if isinstance(found, Refusal):
+            problems.append(_failed(service, found.text))
+        elif any(a not in keep for a in found.addresses):
+            internal = _impossible(asked, found)
+            if internal:
+                problems.append(internal)
+            else:
+                chosen = found
+    log = "noChange"
+    if chosen is not None:
+        log = "differentIPRequested" if other_address else "differentPoolRequested" if other_pool else "ipAllocated"
+        stays = [a for a in chosen.addresses if a in keep]
+        agreed = allocator.join(asked, stays) if stays else chosen
+        if isinstance(agreed, Refusal):  # the part that stays is shared under another key: all stays
+            chosen, log = None, "noChange"
+    if chosen is None:
+        ordered = sorted(keep, key=lambda a: asked.families.index(version_of(a)))
+        agreed = allocator.join(asked, ordered)
+        if isinstance(agreed, Refusal):
+            problems.append(_failed(service, agreed.text))
+            pools = tuple(keep[a] for a in ordered)
+            chosen = Allocation(tuple(ordered), pools, asked.ports, held.keys, asked.keys)
+        else:
+            chosen = agreed
+    still_missing = len(chosen.addresses) < len(asked.families)
+    alike = None if problems or not still_missing else _signature(asked)
+    signature = None if alike is None else (alike, chosen.pools)
+    waiting = bool(problems) or still_missing
+    return _outcome(service, chosen, tuple(problems), waiting=waiting, signature=signature, log=log)
+
+
+def _signature(asked: Wish) -> object:
+    """Two wishes with the same one, neither of which shares, are refused alike."""
+    if asked.keys[0]:
+        return None
+    labels = tuple(sorted(asked.client.labels.items()))
+    return (asked.families, asked.optional, asked.requested, asked.pool, asked.client.namespace, labels)
+
+
+def _failed(service: Service, text: str) -> Say:
+    return Say("Warning", "AllocationFailed", f'Failed to allocate IP for "{service.key}": {text}')
+
+
+def _cleared(service: Service, reason: str) -> Plan:
+    changes: tuple[Say, ...] = ()
+    if service.ingress_ips:
+        changes = (Say("Normal", "ClearAssignment", f"Released IP {quoted(service.ingress_ips)}: {reason}"),)
+    return Plan(None, (), changes=changes, log=reason)
+
+
+def _outcome(
+    service: Service,
+    hold: Allocation | None,
+    problems: tuple[Say, ...],
+    *,
+    waiting: bool,
+    signature: object,
+    log: str,
+) -> Plan:
+    """The status that follows from what is held; equal sets keep the order that users know."""
+    shown = status_addresses(service)
+    if hold is None:
+        changes: tuple[Say, ...] = ()
+        if service.ingress_ips:
+            text = f"Released IP {quoted(service.ingress_ips)}: not allowed in config"
+            changes = (Say("Normal", "ClearAssignment", text),)
+        return Plan(None, (), "", changes, problems, waiting, signature, log)
+    same = len(shown) == len(hold.addresses) and set(shown) == set(hold.addresses)
+    ingress = service.ingress_ips if same else tuple(map(str, hold.addresses))
+    changes = () if same else (Say("Normal", "IPAllocated", f"Assigned IP {quoted(hold.addresses)}"),)
+    from_pool = ",".join(dict.fromkeys(hold.pools))
+    return Plan(hold, ingress, from_pool, changes, problems, waiting, signature, log)
+
+
+def needs_write(service: Service, decided: Plan) -> bool:
+    """Whether the object differs from the decision."""
+    if decided.ingress is None:
+        return False
+    if tuple(decided.ingress) != service.ingress_ips:
+        return True
+    return decided.from_pool != service.annotations.get(FROM_POOL, "")

@@ -1,0 +1,94 @@
+"""A Service as the controller keeps it: the view to decide on, and what a status write must repeat.
+
+A PUT on services/status replaces labels, annotations, finalizers and owner references with what it
+carries, so it must carry them. They are kept as compact JSON: as Python objects they would weigh
+several times as much, for a use that comes once in a Service's life.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from metallb_common.kube.views import Service, ServicePort
+from metallb_controller.plan import Plan, Say
+from metallb_controller.wishes import FROM_POOL
+
+#: Metadata that the API server takes from a status write.
+KEPT = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
+
+_ports: dict[tuple[ServicePort, ...], tuple[ServicePort, ...]] = {}
+
+
+class Tracked:
+    """One Service. `decided` is the last plan, `said` the problems that were told."""
+
+    __slots__ = ("announced", "decided", "kept", "said", "view")
+
+    def __init__(self, view: Service, kept: bytes) -> None:
+        self.view = view
+        self.kept = kept
+        self.decided: Plan | None = None
+        self.said: tuple[Say, ...] = ()
+        self.announced: tuple[Say, ...] = ()
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> Tracked:
+        view = _lean(Service.from_json(obj))
+        status = obj.get("status") or {}
+        if view.type != "LoadBalancer" and not view.ingress_ips and FROM_POOL not in view.annotations:
+            return cls(view, b"")
+        meta = {k: obj["metadata"][k] for k in KEPT if obj["metadata"].get(k)}
+        return cls(view, json.dumps([meta, status], separators=(",", ":")).encode())
+
+    def body(self, decided: Plan) -> dict[str, Any]:
+        """The object to PUT on services/status: the decision, and everything else as it was."""
+        meta, status = json.loads(self.kept) if self.kept else ({}, {})
+        view = self.view
+        meta |= {
+            "name": view.name,
+            "namespace": view.namespace,
+            "uid": view.uid,
+            "resourceVersion": view.resource_version,
+        }
+        annotations = dict(meta.get("annotations") or {})
+        annotations.pop(FROM_POOL, None)
+        if decided.from_pool:
+            annotations[FROM_POOL] = decided.from_pool
+        meta["annotations"] = annotations
+        # What the server or others said about an address (ipMode, ports) stays with it.
+        known = {i.get("ip"): i for i in (status.get("loadBalancer") or {}).get("ingress") or ()}
+        ingress = [known.get(ip) or {"ip": ip} for ip in decided.ingress or ()]
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": meta,
+            # Only read for defaulting the status: the server keeps its own spec.
+            "spec": {"type": view.type},
+            "status": {**status, "loadBalancer": {"ingress": ingress} if ingress else {}},
+        }
+
+
+def _lean(view: Service) -> Service:
+    """The same view with what thousands of Services have in common stored once."""
+    if len(_ports) > 10_000:  # many odd port lists: forget them rather than keep them for ever
+        _ports.clear()
+    share = sys.intern
+    return dataclasses.replace(
+        view,
+        namespace=share(view.namespace),
+        type=share(view.type),
+        ip_family_policy=share(view.ip_family_policy),
+        external_traffic_policy=share(view.external_traffic_policy),
+        ip_families=tuple(map(share, view.ip_families)),
+        ports=_ports.setdefault(view.ports, view.ports),
+        created=share(view.created),
+    )
+
+
+def newer(mine: str, other: str) -> bool:
+    """Whether resource version `other` is as new as `mine`; unreadable ones count as new."""
+    return not (mine.isdigit() and other.isdigit()) or int(other) >= int(mine)
