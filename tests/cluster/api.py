@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
-from tests.cluster import lifecycle, node, toolchain
+from tests.cluster import lifecycle, node
+from tests.cluster.client import KubeClient
 from tests.cluster.fabric import Fabric
-from tests.cluster.instance import ClusterError, Instance, until
+from tests.cluster.instance import ClusterError, Instance
 from tests.cluster.kubeapi import KubeApi
 from tests.cluster.node import NodeFiles
 from tests.cluster.observe import Observer
@@ -21,16 +21,18 @@ from tests.cluster.plan import Family, Host, Node, Plan
 from tests.cluster.processes import Processes, Program
 
 
-class Cluster(Observer):
+class Cluster(KubeClient, Observer):
     """A named instance. Making the object starts nothing; `up` does, `attach` finds a running one.
 
     Hosts: ``cp``, ``client`` (outside the cluster), ``registry``, ``node1``...; see `plan` for addresses.
-    What a client sees from outside (who answers ARP and NDP, pages, outages) is in `observe.Observer`.
+    As a user: `client.KubeClient` (kubectl, helm, apply, json, wait). From outside: `observe.Observer` (who answers ARP
+    and NDP, pages, outages).
     """
 
     def __init__(self, name: str = "", *, nodes: int = 3, family: str | Family = Family.DUAL) -> None:
         self.instance = Instance.named(name)
         self.plan = Plan(nodes, Family(family))
+        super().__init__(self.instance.kubeconfig)
 
     @classmethod
     def attach(cls, name: str = "") -> Cluster:
@@ -45,6 +47,7 @@ class Cluster(Observer):
     def up(self) -> Cluster:
         """Start it (or leave it alone if it is up). Seconds when warm; the first time builds programs."""
         lifecycle.up(self.instance, self.plan)
+        self.__dict__.pop("api", None)  # a new start has new certificates and another port
         return self
 
     def down(self) -> None:
@@ -59,59 +62,12 @@ class Cluster(Observer):
     def nodes(self) -> list[str]:
         return [n.name for n in self.plan.node_hosts]
 
-    @property
-    def kubeconfig(self) -> Path:
-        """For ordinary clients on the machine: it names a port of 127.0.0.1."""
-        return self.instance.kubeconfig
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment with KUBECONFIG of this cluster, and the pinned kubectl and helm first on PATH."""
-        folders = [str(toolchain.path(c).parent) for c in ("kubectl", "helm")]
-        path = os.pathsep.join([*folders, os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
-
-    # --- as a user ------------------------------------------------------------------------------
-
-    def kubectl(self, *arguments: str, input: str | None = None, timeout: float = 120.0) -> str:
-        """Standard output of kubectl; a failure raises with what it said."""
-        return self.tool("kubectl", *arguments, input=input, timeout=timeout).stdout
-
-    def helm(self, *arguments: str, input: str | None = None, timeout: float = 300.0) -> str:
-        return self.tool("helm", *arguments, input=input, timeout=timeout).stdout
-
-    def tool(
-        self, command: str, *arguments: str, input: str | None = None, timeout: float = 120.0, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a client program against this cluster; `check=False` to look at a failure oneself."""
-        argv = [lifecycle.binary(command), *arguments]
-        told = subprocess.run(
-            argv, input=input, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        if check and told.returncode:
-            raise ClusterError(f"{command} {' '.join(arguments)}: {told.stderr.strip() or told.stdout.strip()}")
-        return told
+    # --- as a user: kubectl, helm, apply, json, wait are KubeClient's -------------------------------
 
     @cached_property
     def api(self) -> KubeApi:
         """Plain requests to the API: quicker than kubectl when polling."""
         return KubeApi(self.kubeconfig)
-
-    def wait(self, what: str, test: Callable[[], Any], timeout: float = 60.0, every: float = 0.2) -> None:
-        """Until `test()` is true; an answer that does not come yet (ClusterError, OSError) counts as false."""
-        last: list[Exception] = []
-
-        def one() -> Any:
-            try:
-                return test()
-            except (ClusterError, OSError) as error:
-                last[:] = [error]
-                return False
-
-        try:
-            until(what, one, timeout, every)
-        except ClusterError as error:
-            raise ClusterError(f"{error}{f'; last: {last[0]}' if last else ''}") from None
 
     def load(self, *archives: str | Path) -> None:
         """Import docker or OCI archives into every node."""
@@ -179,9 +135,12 @@ class Cluster(Observer):
         if not self.processes.signal(process, SIGCONT):
             raise ClusterError(f"{process} does not run")
 
-    def stop(self, process: str) -> None:
-        """End a process of the cluster, such as ``kube-apiserver``; `start` starts it again as it was."""
-        self.processes.stop(process)
+    def stop(self, process: str, *, grace: float = 2.0) -> None:
+        """End a process of the cluster, such as ``kube-apiserver``; `start` starts it again as it was.
+
+        SIGTERM, and SIGKILL after `grace` seconds (the API server would wait for its last watcher for long).
+        """
+        self.processes.stop(process, grace)
 
     def start(self, process: str) -> None:
         self.processes.start(self.processes.program(process))
@@ -189,6 +148,16 @@ class Cluster(Observer):
     def container_pid(self, host: str, pod: str, container: str) -> int:
         """Process id, as the machine counts, of a container's first process: to signal it, or to read /proc."""
         return node.container_pid(self._file(host), lifecycle.binary("ctr"), pod, container)
+
+    def run_in_pod(
+        self, host: str, pod: str, container: str, *argv: str, timeout: float = 60.0, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program of the machine in a pod's network namespace: images need hold no tools."""
+        enter = ["nsenter", f"--net=/proc/{self.container_pid(host, pod, container)}/ns/net", "--"]
+        told = subprocess.run([*enter, *argv], capture_output=True, text=True, timeout=timeout, check=False)
+        if check and told.returncode:
+            raise ClusterError(f"{pod}: {' '.join(argv)} ended with {told.returncode}: {told.stderr.strip()}")
+        return told
 
     def pods(self, namespace: str = "", selector: str = "") -> list[dict[str, Any]]:
         """Pod objects, of all namespaces if none is named."""

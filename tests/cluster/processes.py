@@ -114,8 +114,9 @@ class Processes:
                 return
             if number == signal.SIGTERM:
                 self.signal(name, signal.SIGCONT)
+            wait = timeout if number == signal.SIGTERM else 10.0
             with contextlib.suppress(ClusterError):
-                until(f"{name} ends", lambda: self.pid(name) is None, timeout, 0.02)
+                until(f"{name} ends", lambda: self.pid(name) is None, wait, 0.02)
                 return
         raise ClusterError(f"{name} does not end")
 
