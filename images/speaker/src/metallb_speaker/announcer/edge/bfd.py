@@ -1,0 +1,168 @@
+"""The UDP sockets of BFD sessions (RFC 5881 section 4, RFC 5883): one pair per family to receive, one per
+session to send. Bounded reads per turn; TTL checked here, since only here it is seen."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import random
+import socket
+import struct
+from collections import Counter
+
+from metallb_speaker.announcer.bfd.wire import CONTROL_PORT, MULTIHOP_PORT, DecodeError, Packet
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.layer2.api import Unwatch, Watch
+
+#: Packets that one socket may read in a turn.
+BATCH = 64
+#: Source ports of BFD (RFC 5881 section 4).
+_PORTS = range(49152, 65536)
+_ONE_HOP_TTL = 255
+
+
+class BfdEdge:
+    """Carries packets between the sessions of a `BgpSpeaker` and the wire."""
+
+    def __init__(self, speaker: BgpSpeaker, watch: Watch, unwatch: Unwatch) -> None:
+        self._speaker = speaker
+        self._watch, self._unwatch = watch, unwatch
+        self._receivers: dict[tuple[int, int], socket.socket] = {}  # (version, port)
+        self._senders: dict[str, tuple[tuple[str, str], socket.socket]] = {}  # peer -> ((address, source), socket)
+        self.dropped: Counter[str] = Counter()  # by reason
+        self.errors: dict[str, str] = {}  # peer or port -> why it cannot work
+
+    def follow(self, now: float) -> None:
+        """Open what the sessions need, close what none needs, send what is pending."""
+        needed = set()
+        for key in self._speaker.bfd_sessions():
+            peer = self._speaker.peer(key)
+            if peer is not None:
+                version = ipaddress.ip_address(peer.address).version
+                needed.add((version, MULTIHOP_PORT if peer.multihop else CONTROL_PORT))
+        for gone in self._receivers.keys() - needed:
+            sock = self._receivers.pop(gone)
+            self._unwatch(sock.fileno())
+            sock.close()
+        for version, port in needed - self._receivers.keys():
+            self._open(version, port)
+        for key in self._senders.keys() - self._speaker.bfd_sessions().keys():
+            self._senders.pop(key)[1].close()
+        self.flush()
+
+    def _open(self, version: int, port: int) -> None:
+        try:
+            sock = socket.socket(
+                socket.AF_INET if version == 4 else socket.AF_INET6,
+                socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            )
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if version == 4:
+                sock.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+                sock.bind(("0.0.0.0", port))  # noqa: S104 - packets are taken by discriminator, address and TTL
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+                sock.bind(("::", port))
+        except OSError as error:
+            self.errors[f"port {port}"] = f"cannot receive BFD: {error}"
+            return
+        self.errors.pop(f"port {port}", None)
+        self._receivers[version, port] = sock
+        self._watch(sock.fileno(), lambda now: self._read(sock, port, now))
+
+    def _read(self, sock: socket.socket, port: int, now: float) -> None:
+        for _ in range(BATCH):
+            try:
+                data, ancillary, _, remote = sock.recvmsg(128, 64)
+            except OSError:
+                break
+            ttl = next((struct.unpack("=i", v[:4])[0] for _, _, v in ancillary if len(v) >= 4), 0)
+            self._packet(data, str(remote[0]).split("%")[0], ttl, port, now)
+        self.flush()
+
+    def _packet(self, data: bytes, source: str, ttl: int, port: int, now: float) -> None:
+        if port == CONTROL_PORT and ttl != _ONE_HOP_TTL:  # RFC 5881 section 5
+            self.dropped["ttl is not 255"] += 1
+            return
+        try:
+            packet = Packet.decode(data)
+        except DecodeError as error:
+            self.dropped[str(error)] += 1
+            return
+        key = (
+            self._speaker.bfd_by_discriminator(packet.your_discriminator)
+            if packet.your_discriminator
+            else self._speaker.bfd_by_address(source)
+        )
+        session = self._speaker.bfd(key) if key is not None else None
+        peer = self._speaker.peer(key) if key is not None else None
+        if session is None or peer is None or peer.address != source:
+            self.dropped["no such session"] += 1
+            return
+        if port == MULTIHOP_PORT and ttl < session.profile.minimum_ttl:
+            self.dropped["ttl below minimum-ttl"] += 1
+            return
+        session.receive(packet, now)
+
+    def _sender(self, key: str) -> socket.socket | None:
+        peer = self._speaker.peer(key)
+        if peer is None:
+            return None
+        wanted = (peer.address, peer.source)
+        if key in self._senders:
+            if self._senders[key][0] == wanted:
+                return self._senders[key][1]
+            self._senders.pop(key)[1].close()
+        v4 = ipaddress.ip_address(peer.address).version == 4
+        sock = socket.socket(
+            socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        try:
+            if v4:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xC0)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0xC0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
+            self._bind(sock, peer.source or ("0.0.0.0" if v4 else "::"))  # noqa: S104
+        except OSError as error:
+            self.errors[key] = f"cannot send BFD: {error}"
+            sock.close()
+            return None
+        self.errors.pop(key, None)
+        self._senders[key] = (wanted, sock)
+        return sock
+
+    @staticmethod
+    def _bind(sock: socket.socket, source: str) -> None:
+        """A source port in BFD's range that no other session uses (RFC 5881 section 4)."""
+        for _ in range(63):
+            with contextlib.suppress(OSError):
+                sock.bind((source, random.choice(_PORTS)))  # noqa: S311 - a free port, not a secret
+                return
+        sock.bind((source, random.choice(_PORTS)))  # noqa: S311 - its error is the caller's
+
+    def flush(self) -> None:
+        """Send what the sessions have pending."""
+        for key, session in self._speaker.bfd_sessions().items():
+            packets = session.pending()
+            if not packets:
+                continue
+            peer, sock = self._speaker.peer(key), self._sender(key)
+            if sock is None or peer is None:
+                continue
+            port = MULTIHOP_PORT if peer.multihop else CONTROL_PORT
+            for packet in packets:
+                with contextlib.suppress(OSError):  # no route now: that is what BFD is to find out
+                    sock.sendto(packet, (peer.address, port))
+
+    def close(self) -> None:
+        for sock in self._receivers.values():
+            self._unwatch(sock.fileno())
+            sock.close()
+        for _, sock in self._senders.values():
+            sock.close()
+        self._receivers.clear()
+        self._senders.clear()

@@ -1,0 +1,268 @@
+"""The sockets of all BGP sessions: acts on the machine's actions, carries bytes, bounded per turn.
+
+One epoll of its own: the announcer's loop watches that one descriptor, and this file knows which of
+its sockets are to be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import select
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.bgp.wire.capabilities import Family
+from metallb_speaker.announcer.edge import tcp
+from metallb_speaker.announcer.layer2.api import Unwatch, Watch
+
+Address = tcp.Address
+
+#: Octets that one connection may read in a turn: a full table must not starve BFD.
+READ_MAX = 1 << 17
+#: Given the own address of a session, the node's next hop by family: addresses on the same interface.
+NextHops = Callable[[Address], Mapping[Family, Address | None]]
+
+
+def same_address_only(own: Address) -> Mapping[Family, Address | None]:
+    """The session's own address is the only next hop known."""
+    return {"ipv4": own if own.version == 4 else None, "ipv6": own if own.version == 6 else None}
+
+
+@dataclass(slots=True)
+class _Connection:
+    peer: str
+    token: int
+    sock: socket.socket
+    connecting: bool
+    writing: bool = False
+
+
+class BgpEdge:
+    """Sockets for a `BgpSpeaker`. None of the verbs blocks or raises for what a network does."""
+
+    def __init__(
+        self,
+        speaker: BgpSpeaker,
+        watch: Watch,
+        unwatch: Unwatch,
+        *,
+        next_hops: NextHops = same_address_only,
+        listen_port: int = 179,
+    ) -> None:
+        self._speaker = speaker
+        self._unwatch = unwatch
+        self._next_hops = next_hops
+        self._listen_port = listen_port
+        self._epoll = select.epoll()
+        self._connections: dict[int, _Connection] = {}  # by descriptor
+        self._by_token: dict[tuple[str, int], _Connection] = {}
+        self._listeners: dict[int, socket.socket] = {}
+        self._listening: dict[int, dict[str, str]] = {}  # version -> peer address -> MD5 key
+        self.listen_errors: dict[int, str] = {}  # version -> why the port cannot be had
+        self._buffer = bytearray(1 << 16)
+        watch(self._epoll.fileno(), self.on_ready)
+
+    # --- the loop's verbs -----------------------------------------------------------------------
+
+    def on_ready(self, now: float) -> None:
+        """Something of ours is readable or writable."""
+        for fd, mask in self._epoll.poll(0):
+            if fd in self._listeners:
+                self._accept(self._listeners[fd], now)
+            elif (connection := self._connections.get(fd)) is not None:
+                if connection.connecting:
+                    self._connected(connection, now)
+                elif mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                    self._read(connection, now)
+        self.act(now)
+
+    def act(self, now: float) -> None:
+        """Do what the machine asks for and send what is pending. Call after anything that moved the machine."""
+        for peer, action in self._speaker.actions():
+            if isinstance(action, Dial):
+                self._dial(peer, action, now)
+            else:
+                self._hangup(peer, action)
+        for connection in list(self._connections.values()):
+            if not connection.connecting:
+                self._write(connection, now)
+
+    def listen_for(self, peers: Mapping[str, str]) -> None:
+        """Take calls from these addresses (address -> MD5 key or ""); nobody: do not listen.
+
+        A port that is taken is reported in `listen_errors`, not fatal: the network plugin's BGP may hold it.
+        """
+        for version in (4, 6):
+            wanted = {a: k for a, k in peers.items() if ipaddress.ip_address(a).version == version}
+            listener = next(
+                (s for s in self._listeners.values() if (s.family == socket.AF_INET) == (version == 4)), None
+            )
+            if not wanted:
+                if listener is not None:
+                    self._epoll.unregister(listener.fileno())
+                    del self._listeners[listener.fileno()]
+                    listener.close()
+                self._listening.pop(version, None)
+                self.listen_errors.pop(version, None)
+                continue
+            try:
+                if listener is None:
+                    listener = tcp.listen(version, self._listen_port)
+                    self._listeners[listener.fileno()] = listener
+                    self._epoll.register(listener.fileno(), select.EPOLLIN)
+                before = self._listening.get(version, {})
+                for address in before.keys() | wanted.keys():
+                    if (key := wanted.get(address, "")) != before.get(address, ""):
+                        tcp.set_md5(listener, ipaddress.ip_address(address), key)
+                self._listening[version] = wanted
+                self.listen_errors.pop(version, None)
+            except (OSError, ValueError) as error:
+                self.listen_errors[version] = f"cannot listen on port {self._listen_port}: {error}"
+
+    def close(self) -> None:
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        self._unwatch(self._epoll.fileno())
+        self._epoll.close()
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _register(self, connection: _Connection) -> None:
+        self._connections[connection.sock.fileno()] = connection
+        self._by_token[connection.peer, connection.token] = connection
+        mask = select.EPOLLOUT if connection.connecting else select.EPOLLIN
+        self._epoll.register(connection.sock.fileno(), mask)
+
+    def _dial(self, key: str, action: Dial, now: float) -> None:
+        peer, neighbor = self._speaker.peer(key), self._speaker.neighbor(key)
+        if peer is None or neighbor is None:
+            return
+        try:
+            address = ipaddress.ip_address(peer.address)
+            sock = tcp.dial(address, peer.port, source=peer.source, password=peer.password, gtsm=peer.gtsm)
+        except (OSError, ValueError) as error:
+            neighbor.dial_failed(action.token, _words(error), now)
+            return
+        self._register(_Connection(key, action.token, sock, connecting=True))
+
+    def _connected(self, connection: _Connection, now: float) -> None:
+        neighbor = self._speaker.neighbor(connection.peer)
+        error = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error or neighbor is None:
+            self._drop(connection)
+            if neighbor is not None:
+                neighbor.dial_failed(connection.token, os.strerror(error), now)
+            return
+        connection.connecting = False
+        self._epoll.modify(connection.sock.fileno(), select.EPOLLIN)
+        neighbor.dialed(connection.token, self._hops(connection.sock), now)
+
+    def _hops(self, sock: socket.socket) -> Mapping[Family, Address | None]:
+        own = ipaddress.ip_address(str(sock.getsockname()[0]).split("%")[0])
+        return self._next_hops(own)
+
+    def _accept(self, listener: socket.socket, now: float) -> None:
+        for _ in range(16):
+            try:
+                sock, remote = listener.accept()
+            except OSError:
+                return
+            sock.setblocking(False)
+            key = self._speaker.by_address(str(remote[0]).split("%")[0])
+            peer = self._speaker.peer(key) if key is not None else None
+            neighbor = self._speaker.neighbor(key) if key is not None else None
+            if key is None or peer is None or neighbor is None:
+                sock.close()  # not a peer of ours: closed without a word, as RFC 4271 section 8.1.1 allows
+                continue
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                tcp.set_hops(sock, version=4 if sock.family == socket.AF_INET else 6, gtsm=peer.gtsm)
+                token = neighbor.accepted(self._hops(sock), now)
+            except OSError:
+                token = None
+            if token is None:
+                sock.close()
+                continue
+            self._register(_Connection(key, token, sock, connecting=False))
+
+    def _read(self, connection: _Connection, now: float) -> None:
+        neighbor = self._speaker.neighbor(connection.peer)
+        if neighbor is None:
+            self._drop(connection)
+            return
+        taken = 0
+        while taken < READ_MAX:
+            try:
+                count = connection.sock.recv_into(self._buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                count = 0
+            if count == 0:
+                neighbor.receive(connection.token, None, now)
+                self._drop(connection)
+                return
+            taken += count
+            neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
+            if count < len(self._buffer):
+                return
+
+    def _write(self, connection: _Connection, now: float) -> None:
+        neighbor = self._speaker.neighbor(connection.peer)
+        if neighbor is None:
+            return
+        blocked = False
+        while data := neighbor.pending(connection.token):
+            try:
+                count = connection.sock.send(data)
+            except BlockingIOError:
+                blocked = True
+                break
+            except OSError:
+                neighbor.receive(connection.token, None, now)
+                self._drop(connection)
+                return
+            neighbor.sent(connection.token, count, now)
+            if count < len(data):
+                blocked = True
+                break
+        if blocked != connection.writing:
+            connection.writing = blocked
+            self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if blocked else 0))
+
+    def _hangup(self, key: str, action: Hangup) -> None:
+        connection = self._by_token.get((key, action.token))
+        if connection is None:
+            return
+        if action.last and not connection.connecting:
+            with contextlib.suppress(OSError):
+                connection.sock.send(action.last)
+        self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        fd = connection.sock.fileno()
+        if self._connections.pop(fd, None) is None:
+            return
+        self._by_token.pop((connection.peer, connection.token), None)
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+        # A NOTIFICATION must not be lost to a reset: unread data would make close() send one (RFC 1122 4.2.2.13).
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_WR)
+            while connection.sock.recv_into(self._buffer) > 0:
+                pass
+        connection.sock.close()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error)

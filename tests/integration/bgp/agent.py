@@ -1,0 +1,104 @@
+"""Runs the BGP and BFD machines with their real edges, ordered about by JSON lines on standard input.
+
+Orders: ``{"peers": [...], "routes": [...], "timers": [...]}`` replaces everything (values are the
+fields of `desired.BgpPeer`, `BgpRoute`, `BfdTimers`); ``{"status": true}`` asks for one line of status;
+``{"stop": "text"}`` leaves in order and ends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.bgp.wire.capabilities import Family
+from metallb_speaker.announcer.edge.bfd import BfdEdge
+from metallb_speaker.announcer.edge.bgp import BgpEdge
+from metallb_speaker.announcer.edge.tcp import Address
+from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
+
+
+def next_hops(own: Address) -> Mapping[Family, Address | None]:
+    told = json.loads(subprocess.run(["ip", "-j", "addr"], capture_output=True, check=True).stdout)
+    out: dict[Family, Address | None] = {"ipv4": None, "ipv6": None}
+    for link in told:
+        addresses = [ipaddress.ip_address(a["local"]) for a in link["addr_info"] if a["scope"] == "global"]
+        if own in addresses:
+            for address in reversed(addresses):
+                out["ipv4" if address.version == 4 else "ipv6"] = address
+    return out
+
+
+def main() -> None:
+    selector = selectors.DefaultSelector()
+
+    def watch(fd: int, handler: Callable[[float], None]) -> None:
+        selector.register(fd, selectors.EVENT_READ, handler)
+
+    speaker = BgpSpeaker(ipaddress.IPv4Address(sys.argv[1]))
+    bgp = BgpEdge(speaker, watch, selector.unregister, next_hops=next_hops)
+    bfd = BfdEdge(speaker, watch, selector.unregister)
+    history: list[dict[str, Any]] = []
+    stopping = False
+    buffer = b""
+
+    def order(now: float) -> None:
+        nonlocal buffer, stopping
+        data = os.read(0, 1 << 20)
+        if not data:
+            os._exit(1)
+        buffer += data
+        while b"\n" in buffer:
+            line, buffer = buffer.split(b"\n", 1)
+            wish = json.loads(line)
+            if "peers" in wish:
+                speaker.replace(
+                    [BgpPeer(**{**p, "address_families": tuple(p.get("address_families", ()))}) for p in wish["peers"]],
+                    [
+                        BgpRoute(
+                            f"{r['prefix']}{r.get('localpref', 0)}",
+                            r["prefix"],
+                            r.get("localpref", 0),
+                            tuple(tuple(c) for c in r.get("communities", ())),
+                            tuple(r.get("peers", ())),
+                            (AnnouncedAddress(r["prefix"].split("/")[0], ("default/web",)),),
+                        )
+                        for r in wish["routes"]
+                    ],
+                    [BfdTimers(**t) for t in wish.get("timers", ())],
+                    now,
+                )
+                bgp.listen_for({p["address"]: p.get("password", "") for p in wish["peers"] if p.get("listen")})
+            if "status" in wish:
+                print(
+                    json.dumps({"status": speaker.status(), "history": history, "listen_errors": bgp.listen_errors}),
+                    flush=True,
+                )
+            if "stop" in wish:
+                stopping = True
+                speaker.stop(now, wish["stop"])
+
+    os.set_blocking(0, False)
+    selector.register(0, selectors.EVENT_READ, order)
+    while not (stopping and speaker.stopped):
+        now = time.monotonic()
+        for key, _ in selector.select(max(0.0, min(speaker.deadline() - now, 1.0))):
+            key.data(time.monotonic())
+        now = time.monotonic()
+        if now >= speaker.deadline():
+            speaker.on_deadline(now)
+        for event in speaker.follow(now):
+            history.append({"at": now, "peer": event.peer, "name": event.name, "reason": event.reason})
+        bgp.act(now)
+        bfd.follow(now)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Two namespaces on one cable, our agent in one, a router in the other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+OURS = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
+ROUTER = {"ipv4": "192.0.2.2", "ipv6": "2001:db8::2"}
+OUR_ASN, EXTERNAL_ASN = 64512, 64513
+
+
+def sh(*command: str, check: bool = True) -> str:
+    told = subprocess.run(command, capture_output=True, text=True)
+    if check and told.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {told.stderr.strip()}")
+    return told.stdout
+
+
+def until(what: str, test: Callable[[], object], seconds: float = 15) -> None:
+    """Wait until `test` is true. Raises AssertionError that names `what`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = test()
+        if value:
+            return
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what} (last: {value!r})")
+        time.sleep(0.05)
+
+
+class Lab:
+    """`ours` and `router` namespaces, joined by a veth pair, both families."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tag = f"{os.getpid()}-{time.monotonic_ns() % 10**6}"
+        self.ours, self.router = f"mlbbgp-a-{tag}", f"mlbbgp-b-{tag}"
+        self.processes: list[subprocess.Popen[Any]] = []
+
+    def __enter__(self) -> Lab:
+        for name in (self.ours, self.router):
+            sh("ip", "netns", "add", name)
+            sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "-n", self.ours, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.router)
+        for name, addresses in ((self.ours, OURS), (self.router, ROUTER)):
+            sh("ip", "-n", name, "link", "set", "eth0", "up")
+            sh("ip", "-n", name, "addr", "add", f"{addresses['ipv4']}/24", "dev", "eth0")
+            sh("ip", "-n", name, "addr", "add", f"{addresses['ipv6']}/64", "dev", "eth0", "nodad")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+        for name in (self.ours, self.router):
+            sh("ip", "netns", "del", name, check=False)
+
+    def popen(self, netns: str, *command: str, log: str, **kw: Any) -> subprocess.Popen[Any]:
+        path = shutil.which(command[0]) or command[0]
+        with open(self.folder / log, "ab") as out:
+            process = subprocess.Popen(
+                ["nsenter", f"--net=/run/netns/{netns}", path, *command[1:]],
+                **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, **kw},
+            )
+        self.processes.append(process)
+        return process
+
+    def in_router(self, *command: str) -> str:
+        return sh("nsenter", f"--net=/run/netns/{self.router}", *command, check=False)
+
+    def cable(self, up: bool) -> None:
+        """Unplug or plug: silence, not a closed connection (both ends keep their carrier: frames are dropped)."""
+        if up:
+            sh("nsenter", f"--net=/run/netns/{self.router}", "nft", "delete", "table", "netdev", "cut")
+        else:
+            rules = "table netdev cut { chain in { type filter hook ingress device eth0 priority 0; policy drop; }; }"
+            sh("nsenter", f"--net=/run/netns/{self.router}", "nft", rules)
+            # Both directions: what the router sends is dropped at our end.
+            sh("nsenter", f"--net=/run/netns/{self.ours}", "nft", rules)
+
+
+class Agent:
+    """Our side, as its own process."""
+
+    def __init__(self, lab: Lab, log: str = "agent.log") -> None:
+        self.process = lab.popen(
+            lab.ours,
+            sys.executable,
+            "-m",
+            "tests.integration.bgp.agent",
+            OURS["ipv4"],
+            log=log,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.peers: list[dict[str, Any]] = []
+        self.routes: list[dict[str, Any]] = []
+        self.timers: list[dict[str, Any]] = []
+
+    def order(self, **wish: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(wish) + "\n")
+        self.process.stdin.flush()
+
+    def apply(self) -> None:
+        self.order(peers=self.peers, routes=self.routes, timers=self.timers)
+
+    def tell(self) -> dict[str, Any]:
+        self.order(status=True)
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())  # type: ignore[no-any-return]
+
+    def state(self) -> str:
+        return str(self.tell()["status"][0]["state"])
+
+    def wait_established(self) -> None:
+        until("the session is Established", lambda: self.state() == "Established" or None)
+
+
+def peer(transport: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "key": "router",
+        "my_asn": OUR_ASN,
+        "peer_asn": EXTERNAL_ASN,
+        "address": ROUTER[transport],
+        "port": 179,
+        "source": OURS[transport],
+        "hold_time": 90,
+        "keepalive_time": 30,
+        "connect_time": 1,
+        "router_id": "",
+        **changes,
+    }
+
+
+@contextlib.contextmanager
+def agent(lab: Lab, **kw: Any) -> Iterator[Agent]:
+    yield Agent(lab, **kw)

@@ -1,0 +1,196 @@
+"""Sessions and routes with FRR, BIRD, GoBGP and ExaBGP: each kind of session, each transport, both families."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .lab import EXTERNAL_ASN, OUR_ASN, OURS, Agent, Lab, peer, until
+from .routers import ROUTERS, Session
+
+pytestmark = pytest.mark.root
+
+V4, V6 = "203.0.113.7/32", "2001:db8:1::7/128"
+COMMUNITIES = [[64512, 7], [65535, 65281], [1, 2, 3]]
+FAST = {
+    "key": "fast",
+    "receive_interval_ms": 50,
+    "transmit_interval_ms": 50,
+    "detect_multiplier": 3,
+    "echo_interval_ms": 50,
+    "echo_mode": False,
+    "passive_mode": False,
+    "minimum_ttl": 250,
+}
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    import shutil
+    import tempfile
+
+    # A short path that other users may enter: routers drop their rights, and unix sockets have short names.
+    folder = Path(tempfile.mkdtemp(prefix="mlbbgp-"))
+    folder.chmod(0o777)
+    try:
+        with Lab(folder) as made:
+            yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("kind", ["ebgp", "ibgp", "multihop"])
+@pytest.mark.parametrize("router", list(ROUTERS))
+def test_routes_of_both_families_arrive(lab: Lab, router: str, kind: str, transport: str) -> None:
+    asn = OUR_ASN if kind == "ibgp" else EXTERNAL_ASN
+    there = ROUTERS[router](lab, Session(transport=transport, asn=asn, multihop=kind == "multihop"))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, peer_asn=asn, multihop=kind == "multihop")]
+    agent.routes = [{"prefix": V4, "communities": COMMUNITIES}, {"prefix": V6, "communities": COMMUNITIES}]
+    agent.apply()
+    agent.wait_established()
+    until("both routes are there", lambda: there.routes().keys() >= {V4, V6})
+    learnt = there.routes()
+    assert learnt[V4].next_hop == OURS["ipv4"]
+    assert learnt[V6].next_hop == OURS["ipv6"]
+    text = " ".join(learnt[V4].communities).replace("no-export", "65535:65281").replace("noExport", "65535:65281")
+    assert {"64512:7", "65535:65281", "1:2:3"} <= set(text.split())
+    agent.routes = agent.routes[:1]
+    agent.apply()
+    until("the IPv6 route is gone, the IPv4 one is not", lambda: there.routes().keys() == {V4})
+    assert [h["name"] for h in agent.tell()["history"] if "session" in h["name"]][-1] == "sessionUp"
+
+
+@pytest.mark.parametrize("router", ["frr", "bird", "gobgp"])
+def test_md5_with_the_right_and_the_wrong_key(lab: Lab, router: str) -> None:
+    there = ROUTERS[router](lab, Session(password="right-key"))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer("ipv4", password="wrong-key")]
+    agent.routes = [{"prefix": V4}]
+    agent.apply()
+    time.sleep(2)
+    assert agent.state() != "Established"
+    agent.peers = [peer("ipv4", password="right-key")]
+    agent.apply()
+    agent.wait_established()
+    until("the route is there", lambda: V4 in there.routes())
+
+
+@pytest.mark.parametrize("router", ["frr", "bird", "gobgp"])
+def test_killed_announcer_keeps_its_routes_with_graceful_restart(lab: Lab, router: str) -> None:
+    there = ROUTERS[router](lab, Session(graceful_restart=True))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer("ipv4", graceful_restart=15)]
+    agent.routes = [{"prefix": V4}]
+    agent.apply()
+    until("the route is there", lambda: V4 in there.routes())
+    time.sleep(0.5)  # let the End-of-RIB arrive
+    agent.process.kill()
+    agent.process.wait()
+    for _ in range(20):
+        assert V4 in there.routes(), "the route went with the announcer"
+        time.sleep(0.05)
+    again = Agent(lab)
+    again.peers, again.routes = agent.peers, agent.routes
+    again.apply()
+    again.wait_established()
+    time.sleep(1)
+    assert V4 in there.routes()
+
+
+@pytest.mark.parametrize("router", list(ROUTERS))
+def test_killed_announcer_loses_its_routes_without_graceful_restart(lab: Lab, router: str) -> None:
+    there = ROUTERS[router](lab, Session())
+    there.start()
+    agent = Agent(lab)
+    agent.peers, agent.routes = [peer("ipv4")], [{"prefix": V4}]
+    agent.apply()
+    until("the route is there", lambda: V4 in there.routes())
+    agent.process.kill()
+    agent.process.wait()
+    until("the route is gone", lambda: V4 not in there.routes())
+
+
+@pytest.mark.parametrize("router", ["frr", "bird"])
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
+    there = ROUTERS[router](lab, Session(transport=transport, bfd_ms=50))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, bfd_profile="fast")]
+    agent.routes, agent.timers = [{"prefix": V4}], [FAST]
+    agent.apply()
+    agent.wait_established()
+    until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
+    until("the route is there", lambda: V4 in there.routes())
+    time.sleep(0.5)
+    lab.cable(up=False)
+    pulled = time.monotonic()
+    until("the router dropped the route", lambda: V4 not in there.routes(), 3)
+    until("we saw it, too", lambda: any(h["name"] == "sessionDown" for h in agent.tell()["history"]), 3)
+    down = next(h for h in agent.tell()["history"] if h["name"] == "bfdDown")
+    assert down["at"] - pulled < 0.4  # 3 x 50 ms, and what a busy machine adds
+
+
+def test_both_dial_and_one_connection_stays(lab: Lab) -> None:
+    there = ROUTERS["bird"](lab, Session(active=True))
+    there.start()
+    agent = Agent(lab)
+    agent.peers, agent.routes = [peer("ipv4", listen=True)], [{"prefix": V4}]
+    agent.apply()
+    agent.wait_established()
+    until("the route is there", lambda: V4 in there.routes())
+    time.sleep(3)
+    assert agent.state() == "Established"
+    connections = [line for line in lab.in_router("ss", "-tnH", "state", "established").splitlines() if ":179" in line]
+    assert len(connections) == 1
+
+
+def test_a_router_that_only_dials_is_answered_when_listening(lab: Lab) -> None:
+    there = ROUTERS["frr"](lab, Session(active=True))
+    there.start()
+    agent = Agent(lab)
+    # Our own attempts go to a port where nobody is: only the router's call can make the session.
+    agent.peers, agent.routes = [peer("ipv4", listen=True, port=1790)], [{"prefix": V4}]
+    agent.apply()
+    agent.wait_established()
+    until("the route is there", lambda: V4 in there.routes())
+
+
+@pytest.mark.parametrize("router", ["frr", "bird", "gobgp"])
+def test_the_lower_hold_time_holds(lab: Lab, router: str) -> None:
+    there = ROUTERS[router](lab, Session(hold=9))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer("ipv4", hold_time=30)]
+    agent.apply()
+    agent.wait_established()
+    assert agent.tell()["status"][0]["hold_time"] == 9
+
+
+def test_an_ordered_stop_tells_the_operator_why(lab: Lab) -> None:
+    there = ROUTERS["bird"](lab, Session())
+    there.start()
+    agent = Agent(lab)
+    agent.peers, agent.routes = [peer("ipv4")], [{"prefix": V4}]
+    agent.apply()
+    until("the route is there", lambda: V4 in there.routes())
+    agent.order(stop="node maintenance")
+    until(
+        "GRACEFUL_SHUTDOWN was seen",
+        lambda: (
+            "65535:0" in there.routes().get(V4, there.routes().get(V4)).communities if V4 in there.routes() else False
+        ),
+        3,
+    )
+    agent.process.wait(5)
+    assert agent.process.returncode == 0
+    until("the route is gone", lambda: V4 not in there.routes())
+    assert "node maintenance" in (lab.folder / "bird.log").read_text()
