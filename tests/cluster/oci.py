@@ -78,7 +78,7 @@ class Container:
     """One running container. Use as a context manager.
 
     `user` is "uid:gid" (default: the image's own), `capabilities` the only ones it may have,
-    `cpu` a limit in cores and `memory` one in bytes.
+    `cpu` a limit in cores and `memory` one in bytes, `files` are put into its root: path -> content.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Container:
         cpu: float = 0,
         memory: int = 0,
         entrypoint: Sequence[str] = (),
+        files: dict[str, str] | None = None,
     ) -> None:
         self.id = f"metallb-{os.getpid()}-{secrets.token_hex(3)}"
         self._folder = Path(tempfile.mkdtemp(prefix="metallb-oci-"))
@@ -102,6 +103,10 @@ class Container:
         root = self._folder / "root"
         root.mkdir()
         self.image = unpack(archive, root)
+        for path, text in (files or {}).items():
+            target = root / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
         uid, _, gid = (user or self.image.user or "0:0").partition(":")
         self._write_bundle(
             [*(entrypoint or self.image.entrypoint), *arguments],
@@ -155,17 +160,16 @@ class Container:
         return self
 
     def _start(self) -> None:
-        # Created first and started then: what is measured begins with our first instruction.
-        runc = self._runc()
+        pid_file = self._folder / "pid"
         with open(self._output, "wb") as output:
-            code = subprocess.run(
-                [*runc, "create", "--bundle", str(self._folder), self.id], stdout=output, stderr=output, check=False
-            ).returncode
-        if code:
-            raise ContainerError(f"runc cannot create a container:\n{self.output()}")
-        self.pid = int(json.loads(subprocess.check_output([*runc, "state", self.id]))["pid"])
-        self.started = time.monotonic()
-        subprocess.run([*runc, "start", self.id], check=True, capture_output=True)
+            run = [*self._runc(), "run", "--bundle", str(self._folder), "--pid-file", str(pid_file), self.id]
+            self.started = time.monotonic()
+            self._process = subprocess.Popen(run, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        while not (pid_file.exists() and pid_file.read_text()):
+            if self._process.poll() is not None or time.monotonic() > self.started + 20:
+                raise ContainerError(f"runc cannot start a container:\n{self.output()}")
+            time.sleep(0.002)
+        self.pid = int(pid_file.read_text())
 
     def _runc(self) -> list[str]:
         return [shutil.which("runc") or "/usr/sbin/runc", "--root", str(self._state)]
@@ -176,6 +180,8 @@ class Container:
     def close(self) -> None:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([*self._runc(), "delete", "--force", self.id], capture_output=True, timeout=20, check=False)
+            if self._process is not None:
+                self._process.wait(20)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def output(self) -> str:
@@ -183,20 +189,26 @@ class Container:
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     def running(self) -> bool:
-        told = subprocess.run([*self._runc(), "state", self.id], capture_output=True, text=True, check=False)
-        return told.returncode == 0 and json.loads(told.stdout)["status"] == "running"
+        return self._process is not None and self._process.poll() is None
 
-    def wait(self, timeout: float) -> bool:
-        """Wait until it has ended; False if it has not in `timeout` seconds."""
+    def wait_output(self, text: str, timeout: float) -> None:
+        """Wait until it has written `text`. Raises ContainerError."""
         limit = time.monotonic() + timeout
-        while self.running():
-            if time.monotonic() > limit:
-                return False
-            time.sleep(0.05)
-        return True
+        while text not in self.output():
+            if not self.running() or time.monotonic() > limit:
+                raise ContainerError(f"has not written {text!r} in {timeout:.0f} s:\n{self.output()}")
+            time.sleep(0.02)
 
     def signal(self, name: str) -> None:
         subprocess.run([*self._runc(), "kill", self.id, name], check=True, capture_output=True)
+
+    def exit_code(self, timeout: float) -> int:
+        """How it ended. Raises ContainerError if it has not in `timeout` seconds."""
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ContainerError(f"still running after {timeout:.0f} s:\n{self.output()}") from None
 
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, with its own user and environment."""

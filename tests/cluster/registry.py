@@ -14,9 +14,12 @@ import contextlib
 import hashlib
 import http.client
 import json
+import socket
+import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,6 +36,40 @@ class RegistryError(RuntimeError):
     """The registry does not take what it is sent, or does not answer; the text says which."""
 
 
+def configuration(folder: Path, address: str) -> Path:
+    """The registry's configuration file, written into `folder`, where it will keep what it is sent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {
+        "version": "0.1",
+        "log": {"level": "warn", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(folder)}},
+        "http": {"addr": address, "secret": "one instance only"},
+    }
+    path = folder / "config.yml"
+    path.write_text(json.dumps(config))  # YAML, of which JSON is a part
+    return path
+
+
+@contextlib.contextmanager
+def local(folder: Path, port: int) -> Iterator[str]:
+    """A registry on this machine's loopback for as long as the context lasts; its HOST:PORT."""
+    config = configuration(folder, f"127.0.0.1:{port}")
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    try:
+        limit = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if process.poll() is not None or time.monotonic() > limit:
+                raise RegistryError(f"docker-registry does not answer:\n{(folder / 'log').read_text()}")
+            time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
 def start(cluster: Cluster) -> str:
     """Start the registry in the cluster's registry host, if it does not run; its HOST:PORT."""
     from tests.cluster.plan import REGISTRY, REGISTRY_PORT, url_host
@@ -40,16 +77,8 @@ def start(cluster: Cluster) -> str:
     address = f"{url_host(cluster.plan.addresses(REGISTRY)[0])}:{REGISTRY_PORT}"
     folder = cluster.instance.folder / "registry"
     if "registry" not in cluster.processes.names():
-        folder.mkdir(parents=True, exist_ok=True)
-        config: dict[str, Any] = {
-            "version": "0.1",
-            "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(folder)}},
-            "http": {"addr": f":{REGISTRY_PORT}", "secret": "one instance only"},
-        }
-        # YAML, of which JSON is a part.
-        (folder / "config.yml").write_text(json.dumps(config))
-        cluster.spawn("registry", "registry", "docker-registry", "serve", str(folder / "config.yml"))
+        config = configuration(folder, f":{REGISTRY_PORT}")
+        cluster.spawn("registry", "registry", "docker-registry", "serve", str(config))
     check = ["curl", "-sf", "-o", "/dev/null", f"http://{address}/v2/"]
     cluster.wait("the registry answers", lambda: cluster.run_in("registry", *check), timeout=20, every=0.05)
     return address

@@ -1,0 +1,112 @@
+"""The images, run under runc as confined as the chart confines them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import images, oci
+
+pytestmark = pytest.mark.root
+
+#: As in a pod whose API server cannot be reached.
+NO_API = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+COMMON = ["--port=7472", "--namespace=metallb-system"]
+ROLES = {
+    "controller": ("controller", COMMON, "", []),
+    "announcer": ("speaker", [*COMMON, "--mode=announcer", "--node-name=node1"], "", ["CAP_NET_RAW"]),
+    "cluster": ("speaker", [*COMMON, "--mode=cluster", "--node-name=node1"], "65534:65534", []),
+    "both": ("speaker", [*COMMON, "--node-name=node1"], "", ["CAP_NET_RAW"]),
+}
+
+
+@pytest.mark.parametrize("name", images.NAMES)
+def test_every_module_of_ours_loads(archives: dict[str, Path], name: str) -> None:
+    """With what was left out of the libraries: a module that needs it would not load."""
+    code = f"""
+import importlib, pkgutil, metallb_common, metallb_{name}
+count = 0
+for package in (metallb_common, metallb_{name}):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+            count += 1
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import load_kube_config, load_incluster_config
+import yaml
+assert yaml.__with_libyaml__
+print("loaded", count)
+"""
+    with oci.Container(archives[name], ["-OO", "-c", code], entrypoint=["/usr/bin/python3"]) as container:
+        assert container.exit_code(60) == 0, container.output()
+        assert int(container.output().split("loaded ")[1]) > 20
+
+
+@pytest.mark.parametrize("role", ["controller", "announcer", "both"])
+def test_metrics_come_up_at_once_without_an_api_server(archives: dict[str, Path], role: str) -> None:
+    name, arguments, user, capabilities = ROLES[role]
+    with oci.Container(archives[name], arguments, env=NO_API, user=user, capabilities=capabilities) as container:
+        seconds = container.wait_http("/metrics", 7472, timeout=20)
+        assert "metallb_k8s_client_config_loaded_bool" in container.get("/metrics", 7472)
+        uid = "65534" if name == "controller" else "0"
+        assert container.status("Uid").split() == [uid] * 4
+        assert int(container.status("CapEff"), 16) == (1 << 13 if capabilities else 0)  # CAP_NET_RAW
+        assert container.status("NoNewPrivs") == "1"
+        # Twice the target: this machine may be busy with other tests. `make images` holds the target.
+        assert seconds < 2 * images.START_LIMIT
+
+
+@pytest.mark.parametrize("role", list(ROLES))
+def test_ends_in_order_on_sigterm(archives: dict[str, Path], role: str) -> None:
+    name, arguments, user, capabilities = ROLES[role]
+    with oci.Container(archives[name], arguments, env=NO_API, user=user, capabilities=capabilities) as container:
+        if role == "cluster":
+            container.wait_output("{", timeout=20)
+        else:
+            container.wait_http("/metrics", 7472, timeout=20)
+        container.signal("TERM")
+        assert container.exit_code(10) == 0, container.output()
+
+
+@pytest.mark.parametrize("role", ["controller", "announcer"])
+def test_alive_at_the_limits_that_real_values_files_set(archives: dict[str, Path], role: str) -> None:
+    """100m CPU and 100Mi of memory per container."""
+    name, arguments, user, capabilities = ROLES[role]
+    with oci.Container(
+        archives[name], arguments, env=NO_API, user=user, capabilities=capabilities, cpu=0.1, memory=100 << 20
+    ) as container:
+        container.wait_http("/livez", 7472, timeout=30)
+        container.get("/metrics", 7472)
+        assert container.running()
+
+
+def test_the_cluster_half_needs_no_privilege(archives: dict[str, Path]) -> None:
+    name, arguments, user, capabilities = ROLES["cluster"]
+    with oci.Container(archives[name], arguments, env=NO_API, user=user, capabilities=capabilities) as container:
+        container.wait_output("{", timeout=20)
+        assert container.running(), container.output()
+        assert container.status("Uid").split() == ["65534"] * 4
+        assert int(container.status("CapEff"), 16) == 0
+
+
+@pytest.mark.parametrize("name", images.NAMES)
+def test_metallb_config_is_in_both(archives: dict[str, Path], name: str) -> None:
+    good = "address-pools:\n- {name: a, protocol: layer2, addresses: [192.0.2.0/24]}\n"
+    bad = good.replace("layer2", "arp")
+    for text, code in ((good, 0), (bad, 1)):
+        with oci.Container(
+            archives[name], ["check", "/config.yaml", "--json"], entrypoint=["metallb-config"], user="65534:65534",
+            files={"/config.yaml": text},
+        ) as container:  # fmt: skip
+            assert container.exit_code(20) == code, container.output()
+            said = json.loads(container.output())
+            assert ("address-pools[0].protocol" in json.dumps(said)) is bool(code)
+
+
+@pytest.mark.parametrize("name", images.NAMES)
+def test_version(archives: dict[str, Path], name: str) -> None:
+    with oci.Container(archives[name], ["--version"]) as container:
+        assert container.exit_code(10) == 0, container.output()
+        assert images.version().removeprefix("v") in container.output()
