@@ -3,7 +3,7 @@
 {{/* Argument: root. The peers' list of configInline, always a list. */}}
 {{- define "metallb.config.peers" -}}
 {{- $peers := list -}}
-{{- range (get .Values.configInline "peers") | default list -}}
+{{- range (get (.Values.configInline | default dict) "peers") | default list -}}
 {{- if kindIs "map" . }}{{ $peers = append $peers . }}{{ end -}}
 {{- end -}}
 {{- toYaml $peers -}}
@@ -13,7 +13,7 @@
      our Secret, and the names of all Secrets that peers refer to. */}}
 {{- define "metallb.config.split" -}}
 {{- $root := . -}}
-{{- $document := deepCopy .Values.configInline -}}
+{{- $document := deepCopy (.Values.configInline | default dict) -}}
 {{- $own := include "metallb.peerSecretName" . -}}
 {{- $passwords := dict -}}
 {{- $secrets := list -}}

@@ -13,22 +13,20 @@ app.kubernetes.io/component: {{ . }}
 {{- define "metallb.labels" -}}
 {{- $fixed := include "metallb.selectorLabels" . | fromYaml -}}
 {{- $_ := set $fixed "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
-{{- with .root.Chart.AppVersion -}}
-{{- $_ := set $fixed "app.kubernetes.io/version" . -}}
-{{- end -}}
+{{- $_ := set $fixed "app.kubernetes.io/version" .root.Chart.AppVersion -}}
 {{- $_ := set $fixed "app.kubernetes.io/managed-by" .root.Release.Service -}}
-{{- toYaml (merge $fixed (deepCopy (.extra | default dict)) .root.Values.commonLabels) -}}
+{{- toYaml (merge $fixed (deepCopy (.extra | default dict)) (.root.Values.commonLabels | default dict)) -}}
 {{- end -}}
 
 {{/* Argument: {root, component, extra?}. Labels of a pod: no version, so that a chart upgrade alone restarts nothing. */}}
 {{- define "metallb.podLabels" -}}
 {{- $fixed := include "metallb.selectorLabels" . | fromYaml -}}
-{{- toYaml (merge $fixed (deepCopy (.extra | default dict)) .root.Values.commonLabels) -}}
+{{- toYaml (merge $fixed (deepCopy (.extra | default dict)) (.root.Values.commonLabels | default dict)) -}}
 {{- end -}}
 
 {{/* Argument: {root, extra?, hook?}. The annotations block of an object, nothing when there are none. */}}
 {{- define "metallb.annotations" -}}
-{{- with merge (dict) (.hook | default dict) (deepCopy (.extra | default dict)) .root.Values.commonAnnotations -}}
+{{- with merge (dict) (.hook | default dict) (deepCopy (.extra | default dict)) (.root.Values.commonAnnotations | default dict) -}}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end -}}

@@ -21,13 +21,13 @@
 {{- end -}}
 
 {{- define "metallb.controller.serviceAccountName" -}}
-{{- $own := ternary (include "metallb.controller.fullname" .) "default" .Values.controller.serviceAccount.create -}}
-{{- .Values.controller.serviceAccount.name | default $own -}}
+{{- $account := .Values.controller.serviceAccount -}}
+{{- $account.name | default (and $account.create (include "metallb.controller.fullname" .)) | default "default" -}}
 {{- end -}}
 
 {{- define "metallb.speaker.serviceAccountName" -}}
-{{- $own := ternary (include "metallb.speaker.fullname" .) "default" .Values.speaker.serviceAccount.create -}}
-{{- .Values.speaker.serviceAccount.name | default $own -}}
+{{- $account := .Values.speaker.serviceAccount -}}
+{{- $account.name | default (and $account.create (include "metallb.speaker.fullname" .)) | default "default" -}}
 {{- end -}}
 
 {{/* The ConfigMap that the user edits. */}}

@@ -11,7 +11,7 @@
   instead. Remove the tag from your values.
 {{- end }}
 {{- end }}
-{{- if .Values.speaker.frr.enabled }}
+{{- if (.Values.speaker.frr | default dict).enabled }}
 - speaker.frr.enabled has no effect: this speaker itself does what FRR was there for (IPv6 routes, BFD, timers).
   There is no FRR container, and no metrics port 7473.
 {{- end }}

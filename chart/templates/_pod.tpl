@@ -21,7 +21,7 @@ imagePullSecrets:
   {{- . | nindent 2 }}
 {{ end -}}
 nodeSelector:
-  {{- toYaml (merge (dict "kubernetes.io/os" "linux") (deepCopy .values.nodeSelector)) | nindent 2 }}
+  {{- toYaml (merge (dict "kubernetes.io/os" "linux") (deepCopy (.values.nodeSelector | default dict))) | nindent 2 }}
 {{- with .values.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
@@ -49,17 +49,13 @@ failureThreshold: {{ .probe.failureThreshold }}
 
 {{/* Argument: a component's values. Its probes, as far as they are on. */}}
 {{- define "metallb.pod.probes" -}}
-{{- if .startupProbe.enabled -}}
-startupProbe:
-  {{- include "metallb.pod.probe" (dict "probe" .startupProbe "path" "/livez") | nindent 2 }}
+{{- range $name, $path := dict "startupProbe" "/livez" "livenessProbe" "/livez" "readinessProbe" "/readyz" }}
+{{- with get $ $name }}
+{{- if .enabled }}
+{{ $name }}:
+  {{- include "metallb.pod.probe" (dict "probe" . "path" $path) | nindent 2 }}
 {{- end }}
-{{- if .livenessProbe.enabled }}
-livenessProbe:
-  {{- include "metallb.pod.probe" (dict "probe" .livenessProbe "path" "/livez") | nindent 2 }}
 {{- end }}
-{{- if .readinessProbe.enabled }}
-readinessProbe:
-  {{- include "metallb.pod.probe" (dict "probe" .readinessProbe "path" "/readyz") | nindent 2 }}
 {{- end }}
 {{- end -}}
 

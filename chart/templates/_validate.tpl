@@ -12,7 +12,7 @@
 
 {{/* Names are unique, each in its list. */}}
 {{- define "metallb.validate.names" -}}
-{{- $config := .root.Values.configInline -}}
+{{- $config := .root.Values.configInline | default dict -}}
 {{- range $list, $what := dict "address-pools" "pool" "bfd-profiles" "bfd profile" "peers" "peer" -}}
 {{- $seen := dict -}}
 {{- range $i, $entry := get $config $list | default list -}}
@@ -30,7 +30,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{/* Ranges run from low to high and do not overlap, whichever pool they are in. Sorted first: n log n. */}}
 {{- define "metallb.validate.ranges" -}}
 {{- $bounds := list -}}
-{{- range $p, $pool := get .root.Values.configInline "address-pools" | default list -}}
+{{- range $p, $pool := get (.root.Values.configInline | default dict) "address-pools" | default list -}}
 {{- range $key := list "addresses" "exclude-addresses" -}}
 {{- range $a, $entry := get $pool $key | default list -}}
 {{- $where := printf "configInline.address-pools[%d].%s[%d]" $p $key $a -}}
@@ -62,7 +62,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 
 {{/* Advertisements fit their pool's protocol and addresses, and what they name is there. */}}
 {{- define "metallb.validate.advertisements" -}}
-{{- $config := .root.Values.configInline -}}
+{{- $config := .root.Values.configInline | default dict -}}
 {{- $aliases := get $config "bgp-communities" | default dict -}}
 {{- $peerNames := list -}}
 {{- range get $config "peers" | default list -}}
@@ -122,7 +122,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 
 {{/* Peers: timers agree with each other, and options with the kind of peer. */}}
 {{- define "metallb.validate.peers" -}}
-{{- $config := .root.Values.configInline -}}
+{{- $config := .root.Values.configInline | default dict -}}
 {{- $profiles := list -}}
 {{- range get $config "bfd-profiles" | default list -}}
 {{- $profiles = append $profiles (get . "name") -}}
@@ -169,7 +169,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{/* Values that contradict each other. */}}
 {{- define "metallb.validate.values" -}}
 {{- $values := .root.Values -}}
-{{- $budget := $values.controller.podDisruptionBudget -}}
+{{- $budget := $values.controller.podDisruptionBudget | default dict -}}
 {{- if and (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "invalid" $budget.maxUnavailable)) }}
 controller.podDisruptionBudget: minAvailable and maxUnavailable are both set (keep one)
 {{- end }}
