@@ -1,0 +1,63 @@
+"""Collects what was proven with which router; `METALLB_WRITE_DOCS=1` writes it to docs/bgp-interop.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .routers import ROUTERS
+
+TABLE = Path(__file__).parents[3] / "docs" / "bgp-interop.md"
+ROWS = {
+    "test_routes_of_both_families_arrive": "IPv4 and IPv6 routes, next hops, standard and large communities, withdrawal",
+    "test_md5_with_the_right_and_the_wrong_key": "TCP MD5: right key up, wrong key not",
+    "test_killed_announcer_keeps_its_routes_with_graceful_restart": "Graceful restart: announcer killed, routes stay",
+    "test_killed_announcer_loses_its_routes_without_graceful_restart": "No graceful restart: announcer killed, routes go",
+    "test_bfd_sees_a_pulled_cable": "BFD 50 ms × 3: pulled cable seen by both",
+    "test_both_dial_and_one_connection_stays": "Both sides dial: one connection stays",
+    "test_a_router_that_only_dials_is_answered_when_listening": "Router dials, we listen",
+    "test_the_lower_hold_time_holds": "Hold time negotiated",
+    "test_an_ordered_stop_tells_the_operator_why": "Ordered stop: GRACEFUL_SHUTDOWN, then Cease with a message",
+}
+_outcomes: dict[tuple[str, str, str], bool] = {}  # (row, variant, router) -> passed
+_FIXED = {
+    "test_both_dial_and_one_connection_stays": "bird",
+    "test_an_ordered_stop_tells_the_operator_why": "bird",
+    "test_a_router_that_only_dials_is_answered_when_listening": "frr",
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    name = report.nodeid.rsplit("::", 1)[-1]
+    test, _, rest = name.partition("[")
+    if report.when != "call" or test not in ROWS or "integration/bgp" not in report.nodeid:
+        return
+    parts = rest.rstrip("]").split("-") if rest else []
+    router = next((p for p in parts if p in ROUTERS), _FIXED.get(test, ""))
+    words = {"ebgp": "eBGP", "ibgp": "iBGP", "multihop": "eBGP multihop", "ipv4": "IPv4", "ipv6": "IPv6"}
+    variant = " over ".join(words[p] for p in ("ebgp", "ibgp", "multihop", "ipv4", "ipv6") if p in parts)
+    _outcomes[test, variant, router] = report.passed
+
+
+def pytest_sessionfinish() -> None:
+    if os.environ.get("METALLB_WRITE_DOCS") != "1" or not _outcomes:
+        return
+    lines = [
+        "# BGP and BFD with other implementations",
+        "",
+        "Made by the integration tests (`METALLB_WRITE_DOCS=1 make test-integration`), which run the real daemons in",
+        "network namespaces. A dash: the combination is not tested, mostly because that daemon lacks the feature.",
+        "",
+        "| What | Session | "
+        + " | ".join({"frr": "FRR", "bird": "BIRD", "gobgp": "GoBGP", "exabgp": "ExaBGP"}.values())
+        + " |",
+        "|---|---|---|---|---|---|",
+    ]
+    for test, title in ROWS.items():
+        for variant in sorted({v for t, v, _ in _outcomes if t == test}):
+            cells = [{True: "yes", False: "**no**", None: "–"}[_outcomes.get((test, variant, r))] for r in ROUTERS]
+            lines.append(f"| {title} | {variant or 'eBGP'} | " + " | ".join(cells) + " |")
+    TABLE.write_text("\n".join(lines) + "\n")
