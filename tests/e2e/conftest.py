@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster, ClusterError, toolchain
+from tests.cluster import Cluster, ClusterError, images, toolchain
 from tests.cluster.client import KubeClient
 
 #: Names for this session's instances: the first that no other session on this machine uses.
@@ -65,3 +66,29 @@ def kube(request: pytest.FixtureRequest) -> KubeClient:
         return KubeClient(Path(os.environ["KUBECONFIG"]))
     embedded: Cluster = request.getfixturevalue("cluster")
     return embedded
+
+
+@pytest.fixture(scope="session")
+def kube_with_images(kube: KubeClient) -> KubeClient:
+    """A cluster whose nodes can run our images: loaded into the embedded one; in the registry that the user names."""
+    if OWN_CLUSTER:
+        if not os.environ.get("METALLB_IMAGE_REGISTRY"):
+            pytest.skip(
+                "your cluster needs our images: push them, and set METALLB_IMAGE_REGISTRY=registry.example:5000"
+            )
+        return kube
+    assert isinstance(kube, Cluster)
+    load_images(kube)
+    return kube
+
+
+@pytest.fixture(scope="session")
+def lab(cluster: Cluster, kube_with_images: KubeClient) -> Cluster:
+    """The embedded cluster with our images on every node."""
+    assert kube_with_images is cluster
+    return cluster
+
+
+def load_images(cluster: Cluster) -> None:
+    """Our images, built if the tree has changed, onto every node."""
+    cluster.load(*images.build(lambda text: print(f"images: {text}", file=sys.stderr)).values())
