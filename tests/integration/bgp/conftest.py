@@ -11,10 +11,10 @@ from .routers import ROUTERS
 
 TABLE = Path(__file__).parents[3] / "docs" / "bgp-interop.md"
 ROWS = {
-    "test_routes_of_both_families_arrive": "IPv4 and IPv6 routes, next hops, standard and large communities, withdrawal",
+    "test_routes_of_both_families_arrive": "Routes of both families: next hops, communities, withdrawal",
     "test_md5_with_the_right_and_the_wrong_key": "TCP MD5: right key up, wrong key not",
-    "test_killed_announcer_keeps_its_routes_with_graceful_restart": "Graceful restart: announcer killed, routes stay",
-    "test_killed_announcer_loses_its_routes_without_graceful_restart": "No graceful restart: announcer killed, routes go",
+    "test_killed_announcer_keeps_its_routes_with_graceful_restart": "Killed with graceful restart: routes stay",
+    "test_killed_announcer_loses_its_routes_without_graceful_restart": "Killed without graceful restart: routes go",
     "test_bfd_sees_a_pulled_cable": "BFD 50 ms × 3: pulled cable seen by both",
     "test_both_dial_and_one_connection_stays": "Both sides dial: one connection stays",
     "test_a_router_that_only_dials_is_answered_when_listening": "Router dials, we listen",
