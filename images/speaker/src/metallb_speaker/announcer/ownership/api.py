@@ -2,7 +2,7 @@
 
 Each turn, after membership was fed (see `membership/api.py`)::
 
-    ownership.follow(membership, now)            # takes its events and view, hands it claims to send
+    heard = ownership.follow(membership, now)    # takes its events and view, hands it claims to send
     for event in ownership.events():
         match event:
             case Acquired() | Lost() | Updated(): changed = True        # log serviceAnnounced / serviceWithdrawn
@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from metallb_speaker.announcer.layer2.api import OwnedGroup
 from metallb_speaker.announcer.membership.api import Members
+from metallb_speaker.announcer.membership.events import Event as MembershipEvent
 from metallb_speaker.announcer.ownership.events import Event
 from metallb_speaker.desired import Layer2Group
 
@@ -44,8 +45,11 @@ class Owner(Protocol):
     def remove(self, key: str, now: float) -> None:
         """One group is gone."""
 
-    def follow(self, members: Members, now: float) -> None:
-        """Take in membership's events, and hand it what is to be sent. Call once per turn."""
+    def follow(self, members: Members, now: float) -> list[MembershipEvent]:
+        """Take in membership's events, and hand it what is to be sent. Call once per turn.
+
+        Does what `on_deadline` would do, too. Gives the events that it took, to be logged.
+        """
 
     def probe_result(self, address: str, macs: Iterable[str], now: float) -> None:
         """The wire's answer to a `Probe`: who holds `address` (none: silence)."""
@@ -63,7 +67,7 @@ class Owner(Protocol):
         """When `on_deadline` must be called next; `layer2.api.NEVER` if nothing is due."""
 
     def on_deadline(self, now: float) -> None:
-        """Do what is due: take-overs that waited, claims that were not answered, probes. `follow` calls it, too."""
+        """Do what is due: take-overs that waited, claims that were not answered, probes."""
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""

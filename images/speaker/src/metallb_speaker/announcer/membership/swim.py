@@ -1,0 +1,588 @@
+"""Membership: SWIM with suspicion and Lifeguard, and a closer watch among neighbours; sans-IO.
+
+After Das, Gupta, Motivala 2002 ("SWIM") and Dadgar, Phillips, Currey 2018 ("Lifeguard"). `timings` has
+every number, `ring` says who watches whom, `watch` how, `table` what is believed, `transport` what is let in.
+This module owns the timers and passes messages on. `api.Members` describes the verbs.
+
+A member starts unsettled (tier NEW) and settles after `settle` seconds, or at once where nobody has been
+settled for longer than that: a cluster that starts has nothing to protect. Whoever was cut off or stopped, and
+learns that the others gave it up, starts anew in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from metallb_speaker.announcer.membership import probe, ring
+from metallb_speaker.announcer.membership.api import Endpoint
+from metallb_speaker.announcer.membership.events import (
+    Degraded,
+    Event,
+    Fresh,
+    Ready,
+    Received,
+    Replaced,
+    Restored,
+    Standing,
+    Stopped,
+    Tier,
+)
+from metallb_speaker.announcer.membership.health import Health
+from metallb_speaker.announcer.membership.keys import Keyring
+from metallb_speaker.announcer.membership.messages import (
+    Ack,
+    Beat,
+    Claim,
+    Handover,
+    Hello,
+    Message,
+    Nack,
+    Ping,
+    PingReq,
+    Record,
+    Released,
+    Status,
+)
+from metallb_speaker.announcer.membership.peers import Peer
+from metallb_speaker.announcer.membership.table import MAX_INCARNATION, Table
+from metallb_speaker.announcer.membership.timings import DEFAULT, Timings
+from metallb_speaker.announcer.membership.transport import Transport
+from metallb_speaker.announcer.membership.watch import Act, Watch
+from metallb_speaker.announcer.membership.wire import MAX_MACS
+from metallb_speaker.desired import Member
+
+#: Pings by way of others that are awaited, at most; the oldest are forgotten.
+MAX_ASKED = 256
+#: To a member that we hold for gone and that talks to us: we tell it so, at most this often.
+TELL_EVERY = 0.1
+
+
+class Membership:
+    """One member. Without keys it sends nothing and the cluster's list is the view."""
+
+    def __init__(
+        self,
+        name: str,
+        keyring: Keyring,
+        *,
+        rng: Random,
+        now: float,
+        address: str = "",
+        port: int = 7946,
+        timings: Timings = DEFAULT,
+    ) -> None:
+        """`name`: this node. `address`, `port`: where others reach it. `rng`: SystemRandom, but for simulations."""
+        self.name = name
+        self._timings = timings
+        self._rng = rng
+        self._table = Table(name, timings)
+        self._net = Transport(self._table, keyring, address, port, rng, timings)
+        self._enabled = bool(keyring)
+        self._health = Health()
+        self._order = probe.Order(rng)
+        self._favours = probe.Favours(timings)
+        self._probe: probe.Probe | None = None
+        self._watches: dict[str, Watch] = {}
+        self._ring_version = -1
+        self._sequence = 0
+        self._asked: dict[int, str] = {}  # sequence of a PingReq -> its target
+        self._hellos: list[str] = []  # to be greeted, paced
+        self._told: dict[str, float] = {}
+        self._degraded: tuple[str, ...] = ()
+        # Joining and settling.
+        self._listed = False
+        self._joined = False
+        self._join_until = now + timings.lone_wait
+        self._settle_at = float("inf")
+        self._settled_since = 0.0
+        # Self-awareness.
+        self._expected = now
+        self._last_heard = now
+        self._last_hears_me = now
+        self._cut_at = -timings.cut_memory - 1
+        self._stopped_at: float | None = None
+        self._awaited: set[str] = set()  # whose answer makes us fresh again
+        self._answered = False
+        # Timers.
+        self._beat_at = now
+        self._period_at = now + timings.period * rng.random()
+        self._contact_at = now + timings.contact
+        self._hello_at = now
+        self._news_at = now
+        self._stand()
+
+    # --- what the caller says ----------------------------------------------------------------------
+
+    def set(self, seeds: Iterable[Member], now: float) -> None:
+        """See `api.Members.set`."""
+        fresh = self._table.list_members(seeds, now)
+        if not self._listed:
+            self._listed = True
+            self._join_until = now + self._timings.lone_wait
+        self._hellos += [peer.name for peer in fresh if not peer.alive]
+        self._try_ready(now)
+
+    def set_macs(self, macs: Iterable[str], now: float) -> None:
+        """See `api.Members.set_macs`."""
+        sorted_macs = tuple(sorted(set(macs)))[:MAX_MACS]
+        if sorted_macs != self._net.own.macs:
+            self._renew(now, macs=sorted_macs)
+
+    def send(self, to: str, message: Claim | Released | Handover, now: float) -> None:
+        """See `api.Members.send`."""
+        peer = self._table.peers.get(to)
+        if peer is not None and self._enabled:
+            self._net.send(peer, message, most=2)
+
+    def leave(self, now: float) -> None:
+        """See `api.Members.leave`."""
+        self._renew(now, leaving=True)
+
+    def stay(self, now: float) -> None:
+        """See `api.Members.stay`."""
+        self._renew(now, leaving=False)
+
+    def depart(self, now: float) -> None:
+        """See `api.Members.depart`. Everybody is told directly, and most of them a second time by others."""
+        own = self._net.own
+        self._net.own = replace(own, status=Status.LEFT, incarnation=own.incarnation + 1)
+        for name in self._table.alive:
+            self._net.send(self._table.peers[name], self._net.own, most=0)
+
+    # --- what the caller asks ------------------------------------------------------------------------
+
+    def events(self) -> list[Event]:
+        """See `api.Members.events`."""
+        taken, self._table.events = self._table.events, []
+        return taken
+
+    def pending(self) -> list[tuple[bytes, Endpoint]]:
+        """See `api.Members.pending`."""
+        taken, self._net.out = self._net.out, []
+        return taken
+
+    def view(self) -> Mapping[str, Standing]:
+        """See `api.Members.view`."""
+        return self._table.standings
+
+    @property
+    def generation(self) -> int:
+        """See `api.Members.generation`."""
+        return self._table.generation
+
+    @property
+    def ready(self) -> bool:
+        """See `api.Members.ready`."""
+        return self._joined and self._stopped_at is None
+
+    def drops(self) -> Mapping[str, int]:
+        """See `api.Members.drops`."""
+        return self._net.drops
+
+    def status(self) -> dict[str, Any]:
+        """See `api.Members.status`."""
+        return {
+            "enabled": self._enabled,
+            "ready": self.ready,
+            "generation": self.generation,
+            "localHealth": self._health.score,
+            "blocked": list(self._degraded),
+            "neighbours": sorted(self._watches),
+            "dropped": dict(self._net.drops),
+            "members": {
+                standing.name: {
+                    "tier": standing.tier.name.lower(),
+                    "suspect": standing.suspect,
+                    "byClusterOnly": standing.cluster_only,
+                    "macs": list(standing.macs),
+                }
+                for standing in self._table.standings.values()
+            },
+        }
+
+    # --- self-awareness ------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> bool:
+        """See `api.Members.turn`."""
+        late = now - self._expected
+        self._expected = now
+        if late <= self._timings.lag:
+            return False
+        for watch in self._watches.values():
+            watch.shift(late)
+        if late <= self._timings.stopped:
+            self._health.worse()
+            return False
+        self._health.worse(2)
+        self._table.events.append(Stopped(late))
+        self._cut_at = now
+        self._last_heard = self._last_hears_me = now
+        self._probe = None
+        self._stopped_at = now
+        self._answered = False
+        if self._enabled:
+            asked = sorted(self._table.alive)
+            self._rng.shuffle(asked)
+            self._awaited = set(asked[: max(self._timings.neighbours, 8)])
+            for name in self._awaited:
+                self._ping(self._table.peers[name])
+        self._try_fresh(now)
+        return True
+
+    def _try_fresh(self, now: float) -> None:
+        if self._stopped_at is None:
+            return
+        waited = now - self._stopped_at
+        enough = self._answered and waited >= self._timings.fresh_wait
+        if not self._awaited or enough or waited >= self._timings.lone_wait:
+            self._stopped_at = None
+            self._awaited = set()
+            self._table.events.append(Fresh())
+
+    # --- in --------------------------------------------------------------------------------------------
+
+    def receive(self, datagram: bytes, source: Endpoint, now: float) -> None:
+        """See `api.Members.receive`."""
+        received = self._net.receive(datagram, source, now)
+        if received is None:
+            return
+        peer, content = received
+        self._last_heard = now
+        self._table.generation = max(self._table.generation, content.generation)
+        for message in content.messages:
+            self._handle(peer, message, now)
+        if peer.record is not None and not peer.alive and now - self._told.get(peer.name, 0.0) >= TELL_EVERY:
+            self._told[peer.name] = now
+            self._net.hello(peer, now)  # it carries what we hold of it: it can refute
+        self._try_ready(now)
+
+    def _handle(self, peer: Peer, message: Message, now: float) -> None:
+        match message:
+            case Record():
+                if message.name == self.name:
+                    self._told_of_self(message, now)
+                else:
+                    known = message.name in self._table.alive
+                    self._table.merge(message, now)
+                    if not known and message.name in self._table.alive:
+                        self._order.add(message.name)
+            case Beat(hearing):
+                if hearing:
+                    peer.hears_me = self._last_hears_me = now
+            case Ping(sequence):
+                told = (peer.record,) if peer.record is not None and peer.record.status is Status.SUSPECT else ()
+                self._net.send(peer, *told, Ack(sequence))
+            case Ack(sequence):
+                self._acked(peer, sequence, now)
+            case PingReq(sequence, target):
+                other = self._table.peers.get(target)
+                if other is not None:
+                    self._favours.add(self._ping(other), peer.name, sequence, now)
+            case Nack(sequence):
+                if self._probe is not None and self._probe.sequence == sequence:
+                    self._probe.nacked += 1
+            case Hello(nonce, _, settled_for):
+                peer.settled_for = settled_for
+                if nonce:
+                    self._net.hello(peer, now, echo=nonce, ask=False)
+            case Claim() | Released() | Handover():
+                self._table.events.append(Received(peer.name, message))
+
+    def _acked(self, peer: Peer, sequence: int, now: float) -> None:
+        self._last_hears_me = now
+        if peer.name in self._awaited:
+            self._awaited.discard(peer.name)
+            self._answered = True
+            self._try_fresh(now)
+        favour = self._favours.answered(sequence)
+        if favour is not None and favour.requester in self._table.peers:
+            self._net.send(self._table.peers[favour.requester], Ack(favour.sequence))
+        target = self._asked.pop(sequence, "")
+        if target in self._table.peers:
+            self._table.peers[target].known_alive = now
+        if self._probe is not None and self._probe.sequence == sequence and not self._probe.answered:
+            self._probe.answered = True
+            self._health.better()
+
+    def _told_of_self(self, record: Record, now: float) -> None:
+        own = self._net.own
+        if record.incarnation > MAX_INCARNATION or own.status is Status.LEFT:
+            return
+        ours = record.boot == self._net.boot
+        if ours and (record.status is Status.ALIVE or record.incarnation < own.incarnation):
+            return
+        if record.incarnation < own.incarnation:
+            return
+        if ours and record.status is Status.SUSPECT:
+            self._health.worse()
+        replaced = ours and record.status is Status.FAILED and now - self._cut_at <= self._timings.cut_memory
+        if replaced:
+            self._rejoin(now)
+        settled = own.settled and not replaced
+        self._renew(now, at_least=record.incarnation + 1, settled=settled)
+
+    # --- joining, settling ------------------------------------------------------------------------------
+
+    def _rejoin(self, now: float) -> None:
+        """The others replaced us while we were cut off: give everything up, and start as a newcomer does."""
+        self._table.events.append(Replaced())
+        self._joined = False
+        self._join_until = now + self._timings.lone_wait
+        self._settle_at = float("inf")
+        for peer in self._table.peers.values():
+            peer.settled_for = None
+        self._hellos = list(self._table.peers)
+
+    def _try_ready(self, now: float) -> None:
+        """Ready once all whom the cluster calls alive have said hello, or the wait for them is over."""
+        if self._joined or not self._listed:
+            return
+        peers = self._table.peers.values()
+        expected = [peer for peer in peers if peer.listed_alive or peer.alive]
+        answered = bool(expected) and all(peer.settled_for is not None for peer in expected)
+        if now < self._join_until and not (answered and self._enabled):
+            return
+        self._joined = True
+        self._settle_at = now + self._timings.settle
+        self._table.events.append(Ready())
+        old = 10 * self._timings.settle
+        unheard = any(peer.listed_alive and not peer.alive for peer in peers)
+        settled = [peer for peer in peers if peer.alive and peer.record is not None and peer.record.settled]
+        young = all(peer.settled_for is not None and peer.settled_for < old for peer in settled)
+        if not self._enabled or (young and not unheard):
+            self._settle(now)
+        self._stand()
+
+    def _settle(self, now: float) -> None:
+        self._settle_at = float("inf")
+        self._settled_since = now
+        self._renew(now, settled=True)
+
+    def _maybe_settle(self, now: float) -> None:
+        """In time, or as soon as nobody else is settled: then there is nothing to wait for."""
+        if self._net.own.settled or not self.ready:
+            return
+        alone = not any(s.tier is Tier.SETTLED for s in self._table.standings.values())
+        if now >= self._settle_at or alone:
+            self._settle(now)
+
+    def _renew(
+        self,
+        now: float,
+        *,
+        at_least: int = 0,
+        settled: bool | None = None,
+        leaving: bool | None = None,
+        macs: tuple[str, ...] | None = None,
+    ) -> None:
+        """Say something new of ourselves, under a new incarnation."""
+        own = self._net.own
+        self._net.own = replace(
+            own,
+            incarnation=max(own.incarnation + 1, at_least),
+            settled=own.settled if settled is None else settled,
+            leaving=own.leaving if leaving is None else leaving,
+            macs=own.macs if macs is None else macs,
+        )
+        self._table.gossip.add(self._net.own)
+        self._table.news = True
+        self._stand()
+
+    def _stand(self) -> None:
+        own = self._net.own
+        tier = Tier.LEAVING if own.leaving else Tier.SETTLED if own.settled else Tier.NEW
+        standing = Standing(self.name, tier, macs=own.macs)
+        if self._table.standings.get(self.name) != standing:
+            self._table.standings[self.name] = standing
+            self._table.generation += 1
+
+    # --- timers -------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        """See `api.Members.deadline`."""
+        due = min(self._beat_at, self._period_at, self._contact_at)
+        if self._table.news and self._enabled:
+            due = min(due, self._news_at)
+        if self._hellos:
+            due = min(due, self._hello_at)
+        if self._probe is not None and not self._probe.answered and not self._probe.asked:
+            due = min(due, self._probe.sent + self._probe.timeout)
+        due = min(due, self._favours.deadline())
+        if self._watches:
+            confirm = self._confirm(due)
+            peers = self._table.peers
+            due = min(due, *(w.deadline(peers[n].known_alive, confirm) for n, w in self._watches.items()))
+        for suspicion in self._table.suspicions.values():
+            due = min(due, suspicion.deadline())
+        self._expected = max(due, self._expected)
+        return due
+
+    def on_deadline(self, now: float) -> None:
+        """See `api.Members.on_deadline`."""
+        self.turn(now)
+        timings = self._timings
+        if self._hellos and now >= self._hello_at:
+            self._greet(now)
+        if now >= self._contact_at:
+            self._contact_at = now + timings.contact
+            self._contact(now)
+        self._try_ready(now)
+        self._try_fresh(now)
+        if self._enabled:
+            self._rewire(now)
+            self._note_cut(now)
+            self._step_watches(now)
+            self._step_probe(now)
+            for favour in self._favours.due(now):
+                requester = self._table.peers.get(favour.requester)
+                if requester is not None:
+                    self._net.send(requester, Nack(favour.sequence))
+            if now >= self._beat_at:
+                self._beat_at = now + timings.beat * (0.95 + 0.1 * self._rng.random())
+                for name in self._watches:
+                    peer = self._table.peers[name]
+                    self._net.send(peer, Beat(now - peer.heard < timings.worry))
+        elif now >= self._beat_at:
+            self._beat_at = now + timings.period
+        self._table.expire(now)
+        self._maybe_settle(now)
+        self._net.settled_for = max(1, int((now - self._settled_since) * 10)) if self._net.own.settled else 0
+        if self._table.news and self._enabled and now >= self._news_at:
+            self._tell_news(now)
+
+    def _greet(self, now: float) -> None:
+        """Hellos to seeds that are new, a burst at a time."""
+        self._hello_at = now + self._timings.hello_every
+        burst, self._hellos = self._hellos[: self._timings.hello_burst], self._hellos[self._timings.hello_burst :]
+        for name in burst:
+            peer = self._table.peers.get(name)
+            if peer is not None:
+                self._net.hello(peer, now)
+
+    def _contact(self, now: float) -> None:
+        """Call those that are silent: everybody while we join, else one in turn."""
+        self._say_degraded(now)
+        silent = [
+            p for p in self._table.peers.values() if not p.alive and (p.member is not None or p.record is not None)
+        ]
+        if not self._joined and not self._hellos:
+            unanswered = [p for p in self._table.peers.values() if p.settled_for is None]
+            self._hellos = [p.name for p in unanswered if now - p.hello_at >= self._timings.hello_again]
+        elif silent:
+            peer = min(silent, key=lambda p: p.hello_at)
+            if now - peer.hello_at >= self._timings.hello_again:
+                self._net.hello(peer, now)
+
+    def _say_degraded(self, now: float) -> None:
+        patience = self._timings.degraded_after
+        blocked = [
+            peer.name
+            for peer in self._table.peers.values()
+            if self._enabled
+            and peer.listed_alive
+            and not peer.alive
+            and now - peer.silent_since > (patience if peer.record is None or peer.revived else 12 * patience)
+        ]
+        names = tuple(sorted(blocked))
+        if names != self._degraded:
+            self._degraded = names
+            self._table.events.append(Degraded(names) if names else Restored())
+
+    def _rewire(self, now: float) -> None:
+        """Other neighbours, if others are alive."""
+        if self._ring_version == self._table.version:
+            return
+        self._ring_version = self._table.version
+        wanted = ring.neighbours(self.name, self._table.alive, self._timings.neighbours)
+        self._watches = {name: self._watches.get(name) or Watch(now, self._timings) for name in sorted(wanted)}
+
+    def _note_cut(self, now: float) -> None:
+        """Remember that we were cut off: nobody is heard, or nobody says that it hears us."""
+        known = [p for p in self._table.peers.values() if p.record is not None and p.record.status is not Status.LEFT]
+        if not known:
+            self._last_heard = self._last_hears_me = now
+        elif now - self._last_heard > self._timings.worry or now - self._last_hears_me > 2 * self._timings.worry:
+            self._cut_at = now
+
+    def _confirm(self, now: float) -> float:
+        """The patience of the closer watch: more while we are unwell, or seem to be the one that is cut off."""
+        patience = self._health.patience(self._timings.confirm)
+        deaf = len(self._table.alive) >= 2 and now - self._last_heard > self._timings.worry
+        return patience + self._timings.deaf_extra if deaf else patience
+
+    def _step_watches(self, now: float) -> None:
+        confirm = self._confirm(now)
+        for name, watch in list(self._watches.items()):
+            peer = self._table.peers[name]
+            for act in watch.step(now, peer.known_alive, confirm):
+                match act:
+                    case Act.PING:
+                        self._ping(peer)
+                    case Act.ASK:
+                        self._ask(peer)
+                    case Act.SUSPECT:
+                        self._table.suspect(peer, now)
+                    case Act.CLEAR:
+                        self._table.trust(peer, now)
+                    case Act.FAIL:
+                        self._table.fail(peer, now)
+        self._rewire(now)
+
+    def _step_probe(self, now: float) -> None:
+        current = self._probe
+        if current is not None and not current.answered and not current.asked and now >= current.sent + current.timeout:
+            peer = self._table.peers.get(current.target)
+            if peer is not None and peer.alive:
+                current.asked = self._ask(peer, current.sequence)
+        if now < self._period_at:
+            return
+        if current is not None and not current.answered:
+            peer = self._table.peers.get(current.target)
+            if peer is not None and peer.alive and peer.known_alive < current.sent:
+                self._table.suspect(peer, now)
+                if current.asked and current.nacked < current.asked:
+                    self._health.worse()
+        self._period_at = now + self._health.stretch(self._timings.period)
+        target = self._order.next(self._table.alive)
+        self._probe = None
+        if target:
+            peer = self._table.peers[target]
+            known = [p.record for p in self._table.peers.values() if p.record is not None and p.name != target]
+            sync = self._rng.sample(known, min(self._timings.sync, len(known)))
+            sequence = self._ping(peer, *sync)
+            self._probe = probe.Probe(target, sequence, now, self._health.stretch(self._timings.timeout))
+
+    def _ping(self, peer: Peer, *more: Message) -> int:
+        """Ping, and tell a suspect that it is one (Lifeguard's buddy system). Gives the sequence."""
+        self._sequence = self._sequence + 1 & 0xFFFFFFFF
+        suspected = peer.record is not None and peer.record.status is Status.SUSPECT
+        told = (peer.record,) if suspected and peer.record is not None else ()
+        self._net.send(peer, *told, *more, Ping(self._sequence))
+        return self._sequence
+
+    def _ask(self, target: Peer, sequence: int = 0) -> int:
+        """Ask others to ping `target`; gives how many."""
+        if not sequence:
+            self._sequence = sequence = self._sequence + 1 & 0xFFFFFFFF
+        others = sorted(self._table.alive - {target.name})
+        helpers = self._rng.sample(others, min(self._timings.helpers, len(others)))
+        if helpers:
+            if len(self._asked) >= MAX_ASKED:
+                del self._asked[next(iter(self._asked))]
+            self._asked[sequence] = target.name
+        for name in helpers:
+            self._net.send(self._table.peers[name], PingReq(sequence, target.name))
+        return len(helpers)
+
+    def _tell_news(self, now: float) -> None:
+        """What everybody should know at once goes to the neighbours and to a few others, who do the same."""
+        self._table.news = False
+        self._news_at = now + self._timings.news_every
+        others = sorted(self._table.alive - self._watches.keys())
+        chosen = [*self._watches, *self._rng.sample(others, min(self._timings.fanout, len(others)))]
+        for name in chosen:
+            peer = self._table.peers[name]
+            self._net.send(peer, Beat(now - peer.heard < self._timings.worry), most=64)

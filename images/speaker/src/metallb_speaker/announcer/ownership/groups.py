@@ -1,0 +1,153 @@
+"""All groups and how they are elected, so that a change touches only the groups it can matter to.
+
+Per group the best PREFIX candidates are kept, in the order of `elect.rank`, and per node the groups that have it
+among them. When a node's tier changes only those are elected again, without hashing anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from metallb_speaker.announcer.elect import rank
+from metallb_speaker.announcer.membership.events import Tier
+from metallb_speaker.desired import Layer2Group
+
+#: Candidates kept per group. That many of one group's nodes are gone at once only in a disaster; then it is
+#: ranked in full. At 5,000 groups this is 8 references each rather than one per node of the cluster.
+PREFIX = 8
+
+TierOf = Callable[[str], Tier]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One group. `owner` is whom this node believes to own it; "" for nobody."""
+
+    group: Layer2Group
+    order: tuple[str, ...]
+    owner: str = ""
+
+
+def best(candidates: tuple[str, ...], ip: str, preferred: str) -> tuple[str, ...]:
+    """The PREFIX best candidates: the preferred one, then as `elect.rank` orders them."""
+    if len(candidates) <= PREFIX:
+        order = rank(candidates, ip) if len(candidates) > 1 else list(candidates)
+    else:
+        suffix = f"#{ip}".encode()
+        hashed = ((hashlib.sha256(node.encode() + suffix).digest(), node) for node in candidates)
+        order = [node for _, node in heapq.nsmallest(PREFIX, hashed)]
+    if preferred in candidates:
+        order = [preferred, *(node for node in order if node != preferred)]
+    return tuple(order)
+
+
+class Groups:
+    """Groups by key, and the indexes."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.by_address: dict[str, str] = {}
+        self._by_node: dict[str, dict[str, None]] = {}
+        self._owned_by: dict[str, dict[str, None]] = {}
+        self._deep: dict[str, None] = {}  # more candidates than PREFIX
+
+    def put(self, group: Layer2Group) -> Entry:
+        """Add or replace; keeps the believed owner, and the order where the candidates are the same."""
+        held = self.entries.get(group.key)
+        if held is not None:
+            same = (held.group.candidates, held.group.preferred) == (group.candidates, group.preferred)
+            for address in held.group.addresses:
+                if self.by_address.get(address.ip) == group.key:
+                    del self.by_address[address.ip]
+            if same:
+                held.group = group
+            else:
+                self._unlist(held)
+                held.group, held.order = group, best(group.candidates, group.key, group.preferred)
+                self._list(held)
+            entry = held
+        else:
+            entry = Entry(group, best(group.candidates, group.key, group.preferred))
+            self.entries[group.key] = entry
+            self._list(entry)
+        for address in group.addresses:
+            self.by_address[address.ip] = group.key
+        return entry
+
+    def remove(self, key: str) -> None:
+        """Forget a group; a key that is not there is no error."""
+        entry = self.entries.pop(key, None)
+        if entry is None:
+            return
+        self.believe(entry, "")
+        self._unlist(entry)
+        for address in entry.group.addresses:
+            if self.by_address.get(address.ip) == key:
+                del self.by_address[address.ip]
+
+    def believe(self, entry: Entry, owner: str) -> None:
+        """Note who owns it."""
+        if entry.owner == owner:
+            return
+        key = entry.group.key
+        if entry.owner:
+            self._owned_by[entry.owner].pop(key, None)
+        if owner:
+            self._owned_by.setdefault(owner, {})[key] = None
+        entry.owner = owner
+
+    def owned_by(self, node: str) -> Iterable[str]:
+        """Keys of the groups that `node` is believed to own."""
+        return self._owned_by.get(node, ())
+
+    def touched(self, node: str, tier_of: TierOf) -> list[str]:
+        """Keys of the groups whose election `node`'s tier can change."""
+        keys = list(self._by_node.get(node, ()))
+        for key in self._deep:
+            entry = self.entries[key]
+            order, owner = entry.order, entry.owner
+            if node not in order and (owner not in order or tier_of(owner) is not Tier.SETTLED):
+                keys.append(key)
+        return keys
+
+    def elect(self, entry: Entry, tier_of: TierOf, without: str = "") -> str:
+        """The owner: the first in order of the best tier that has any; "" for nobody. `without` counts as gone."""
+        winner, tier = self._first(entry.order, tier_of, without)
+        if tier is not Tier.SETTLED and len(entry.group.candidates) > len(entry.order):
+            full = rank(entry.group.candidates, entry.group.key)
+            if entry.group.preferred in full:
+                full.insert(0, entry.group.preferred)
+            winner, _ = self._first(full, tier_of, without)
+        return winner
+
+    @staticmethod
+    def _first(order: Iterable[str], tier_of: TierOf, without: str) -> tuple[str, Tier]:
+        winner, least = "", Tier.SILENT
+        for node in order:
+            if node == without:
+                continue
+            tier = tier_of(node)
+            if tier < least:
+                winner, least = node, tier
+                if tier is Tier.SETTLED:
+                    break
+        return winner, least
+
+    def _list(self, entry: Entry) -> None:
+        key = entry.group.key
+        for node in entry.order:
+            self._by_node.setdefault(node, {})[key] = None
+        if len(entry.group.candidates) > len(entry.order):
+            self._deep[key] = None
+
+    def _unlist(self, entry: Entry) -> None:
+        key = entry.group.key
+        for node in entry.order:
+            nodes = self._by_node[node]
+            nodes.pop(key, None)
+            if not nodes:
+                del self._by_node[node]
+        self._deep.pop(key, None)

@@ -1,0 +1,93 @@
+"""Claims, answers and hand-overs on their way: in batches per member, claims and hand-overs repeated until answered."""
+
+from __future__ import annotations
+
+from metallb_speaker.announcer.membership.messages import Claim, Handover, Released
+from metallb_speaker.announcer.ownership.events import Outgoing
+from metallb_speaker.announcer.ownership.states import CLAIM_TRIES, REPEAT_EVERY, REPEAT_MOST
+
+#: Keys per message: as IPv6 addresses they fill a datagram of 1,232 octets with room for two records.
+BATCH = 48
+NEVER = float("inf")
+
+
+def _batches(keys: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(keys[i : i + BATCH]) for i in range(0, len(keys), BATCH)]
+
+
+class Outbox:
+    """What is to be said to whom. `flush` gives the messages that are due."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, dict[str, int]] = {}  # node -> key -> times sent
+        self._handovers: dict[str, dict[str, None]] = {}
+        self._answers: dict[str, dict[str, None]] = {}
+        self._at = NEVER  # when claims and hand-overs are repeated
+        self._interval = REPEAT_EVERY
+
+    def claim(self, node: str, key: str, now: float) -> None:
+        """Say to `node` that `key` is ours."""
+        self._claims.setdefault(node, {})[key] = 0
+        self._at, self._interval = now, REPEAT_EVERY
+
+    def handover(self, node: str, key: str, now: float) -> None:
+        """Ask `node` to take `key`; whomever else we asked is not asked any more."""
+        self.withdraw(key)
+        self._handovers.setdefault(node, {})[key] = None
+        self._at, self._interval = now, REPEAT_EVERY
+
+    def released(self, node: str, key: str) -> None:
+        """Answer `node` that `key` is not ours."""
+        self._answers.setdefault(node, {})[key] = None
+
+    def answered(self, node: str, key: str) -> None:
+        """`node` knows that `key` is ours."""
+        keys = self._claims.get(node)
+        if keys is not None:
+            keys.pop(key, None)
+            if not keys:
+                del self._claims[node]
+
+    def unclaim(self, key: str) -> None:
+        """`key` is not ours any more: repeat no claim of it."""
+        for node in [node for node, keys in self._claims.items() if key in keys]:
+            self.answered(node, key)
+
+    def withdraw(self, key: str) -> None:
+        """Ask nobody to take `key` any more."""
+        for node, keys in list(self._handovers.items()):
+            keys.pop(key, None)
+            if not keys:
+                del self._handovers[node]
+
+    def forget(self, node: str) -> None:
+        """`node` is gone: it needs to hear nothing."""
+        self._claims.pop(node, None)
+        self._handovers.pop(node, None)
+        self._answers.pop(node, None)
+
+    def flush(self, generation: int, now: float) -> list[Outgoing]:
+        """The messages to send now."""
+        out = [
+            Outgoing(node, Released(batch)) for node, keys in self._answers.items() for batch in _batches(list(keys))
+        ]
+        self._answers = {}
+        if now < self._at:
+            return out
+        for node, claims in list(self._claims.items()):
+            for key in [key for key, tries in claims.items() if tries >= CLAIM_TRIES]:
+                del claims[key]
+            for key in claims:
+                claims[key] += 1
+            if not claims:
+                del self._claims[node]
+            out += [Outgoing(node, Claim(generation, batch)) for batch in _batches(list(claims))]
+        for node, asked in self._handovers.items():
+            out += [Outgoing(node, Handover(batch)) for batch in _batches(list(asked))]
+        self._at = now + self._interval if self._claims or self._handovers else NEVER
+        self._interval = min(REPEAT_MOST, self._interval * 2)
+        return out
+
+    def deadline(self) -> float:
+        """When `flush` has something."""
+        return -NEVER if self._answers else self._at
