@@ -13,7 +13,7 @@ from tests.cluster import Cluster
 from tests.cluster.client import KubeClient
 from tests.e2e import product
 
-pytestmark = [pytest.mark.root, pytest.mark.cluster]
+pytestmark = pytest.mark.cluster  # root only where the embedded cluster is used, which says so itself
 
 
 def pool(**changed: Any) -> dict[str, Any]:
