@@ -20,11 +20,11 @@ SOURCE = ROOT / "schema"
 Schema = dict[str, Any]
 
 #: Words that only build.py and the images read: Helm must not see them.
-OWN = ("hint", "missing", "misspelt", "examples", "format")
+OWN = ("hint", "missing", "misspelt", "refused", "examples", "format")
 #: Keywords that say what a value must be, as opposed to what is inside it.
 VALUE = (
     *("type", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength"),
-    *("minItems", "maxItems", "uniqueItems", "not", "const"),
+    *("minItems", "maxItems", "uniqueItems", "not", "const", "allOf", "propertyNames"),
 )
 
 
@@ -79,11 +79,13 @@ def for_helm(schema: Schema) -> Schema:
     if "properties" in out and schema.get("additionalProperties") is False:
         for wrong, right in misspelt.items():
             out["properties"].setdefault(wrong, {"const": f"it is spelt {right}"})
+        for wrong, why in out.get("refused", {}).items():
+            out["properties"][wrong] = {"const": why}
     hint = out.get("hint")
     if hint:
         condition = {k: out.pop(k) for k in VALUE if k in out}
-        if "object" in condition["type"] or "array" in condition["type"]:
-            out["type"] = condition["type"]  # for editors, which look here for what to offer
+        if "required" in out and condition["type"] == "object":
+            condition["required"] = out["required"]  # says which key is missing; the hint says what it is
         out |= {"if": condition, "else": {"const": hint}}
     return {k: v for k, v in out.items() if k not in OWN and not k.startswith("$schema")}
 

@@ -142,8 +142,25 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end }}
 {{- end }}
 {{- $hold := include "metallb.validate.milliseconds" (get $peer "hold-time" | default "90s" | toString) | float64 }}
-{{- if and (gt $hold 0.0) (lt $hold 3000.0) }}
+{{- if and (ge $hold 1000.0) (lt $hold 3000.0) }}
 {{ $where }}.hold-time: invalid hold time {{ get $peer "hold-time" | quote }}: must be 0 or >=3s (write 3s or more, such as 90s)
+{{- else if ge $hold 65536000.0 }}
+{{ $where }}.hold-time: invalid hold time {{ get $peer "hold-time" | quote }}: must be at most 65535s (the default is 90s)
+{{- end }}
+{{- with get $peer "connect-time" }}
+{{- $wait := include "metallb.validate.milliseconds" . | float64 }}
+{{- if or (lt $wait 1000.0) (gt $wait 65535000.0) }}
+{{ $where }}.connect-time: invalid connect-time {{ . | quote }}: must be 1s to 65535s (such as 10s)
+{{- end }}
+{{- end }}
+{{- $restart := get $peer "graceful-restart" }}
+{{- if kindIs "map" $restart }}
+{{- with get $restart "restart-time" }}
+{{- $stay := include "metallb.validate.milliseconds" . | float64 }}
+{{- if or (lt $stay 1000.0) (gt $stay 15000.0) }}
+{{ $where }}.graceful-restart.restart-time: invalid restart-time {{ . | quote }}: must be 1s to 15s (such as 10s)
+{{- end }}
+{{- end }}
 {{- end }}
 {{- with get $peer "keepalive-time" }}
 {{- if gt (include "metallb.validate.milliseconds" . | float64) $hold }}

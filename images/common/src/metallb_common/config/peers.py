@@ -166,6 +166,9 @@ class PeerBuilder:
             self.report.error(
                 (*path, "password-secret"), "both password and password-secret are given", "remove password"
             )
+        families = raw.get("address-families") or []
+        if len(set(families)) != len(families):
+            self.report.error((*path, "address-families"), "the same address family twice", "name each once")
         if len((raw.get("password") or "").encode()) > _MAX_PASSWORD:
             self.report.error((*path, "password"), f"invalid password: it is longer than {_MAX_PASSWORD} bytes")
         profile = raw.get("bfd-profile") or ""

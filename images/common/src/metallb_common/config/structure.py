@@ -38,13 +38,13 @@ MAX_WARNINGS = 200
 _KNOWN: Final = frozenset(
     (
         *("type", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength"),
-        *("items", "minItems", "maxItems", "uniqueItems"),
+        *("items", "minItems", "maxItems"),
         *("properties", "required", "additionalProperties", "propertyNames", "$ref"),
         *("title", "hint", "missing", "misspelt"),
     )
 )
-#: Keywords whose rule another module checks: selectors (`allOf`) and hold times (`not`).
-_ELSEWHERE: Final = frozenset(("$schema", "$id", "definitions", "allOf", "not"))
+#: Keywords whose rule `pools`, `peers` and `selectors` check, with better words.
+_ELSEWHERE: Final = frozenset(("$schema", "$id", "definitions", "allOf", "not", "uniqueItems"))
 
 
 class _Invalid:
@@ -173,7 +173,6 @@ class Compiler:
     def sequence(self, schema: Schema, hint: str) -> Check:
         item = self.check(schema["items"])
         least, most = schema.get("minItems", 0), schema.get("maxItems")
-        unique = schema.get("uniqueItems", False)
 
         def check(node: Sequence, walk: Walk) -> Any:
             items = node.items
@@ -186,8 +185,6 @@ class Compiler:
                 path.append(i)
                 out.append(item(child, walk))
                 path.pop()
-            if unique and any(value in out[:i] for i, value in enumerate(out)):
-                return walk.refuse(node, "the same entry twice", hint)
             return out
 
         return check  # type: ignore[return-value]
