@@ -124,9 +124,10 @@ class Responder:
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", host.namespace, sys.executable, "-m", "tests.integration.layer2_responder",
              *arguments, *addresses],
-            cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self._lines: list[str] = []
+        self._buffer = b""
         self.wait("ready")
 
     def wait(self, word: str, timeout: float = 10.0) -> str:
@@ -135,21 +136,24 @@ class Responder:
         end = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            while time.monotonic() < end:
-                if not selector.select(end - time.monotonic()):
-                    continue
-                line = self.process.stdout.readline()
-                if not line:
+            while True:
+                while b"\n" in self._buffer:
+                    line, _, self._buffer = self._buffer.partition(b"\n")
+                    self._lines.append(line.decode())
+                    if self._lines[-1].startswith(word):
+                        return self._lines[-1][len(word) :].strip()
+                if not selector.select(max(0, end - time.monotonic())):
                     break
-                self._lines.append(line)
-                if line.startswith(word):
-                    return line[len(word) :].strip()
-        raise TimeoutError(f"no {word!r} in: {''.join(self._lines)}")
+                read = os.read(self.process.stdout.fileno(), 65536)
+                if not read:
+                    break
+                self._buffer += read
+        raise TimeoutError(f"no {word!r} in: " + "\n".join(self._lines))
 
     def tell(self, line: str) -> None:
         """`own ADDRESS...`, `members MAC...`, `probe ADDRESS`, `status`: each is answered by `done`."""
         assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
+        self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
     def cpu(self) -> float:

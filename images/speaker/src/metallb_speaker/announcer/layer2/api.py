@@ -1,6 +1,6 @@
 """What the announcer's loop sees of layer 2: the values that go in and come out, and the verbs.
 
-`announcer.edge.layer2.Layer2Edge` is the real thing, `FakeLayer2` there the fake. Its use::
+`announcer.edge.layer2.Layer2Edge` is the real thing, `edge.layer2_fake.FakeLayer2` the fake. Its use::
 
     layer2 = Layer2Edge(watch, unwatch)       # watch(fd, handler): call handler(now) when fd is readable
     layer2.open(now)                          # sockets; raises OSError(EPERM) without NET_RAW

@@ -1,4 +1,4 @@
-"""Duplicate address check: does a host that is no speaker hold the address (RFC 5227, RFC 4862 section 5.4)?
+"""Duplicate address check: does a host that is no speaker hold the address (RFC 5227; RFC 4862 section 5.4)?
 
 Optimistic, so that it costs no time: one probe, a few milliseconds of listening, then the address is
 answered for while the other probes go out. What the machine is told and what follows is one table::

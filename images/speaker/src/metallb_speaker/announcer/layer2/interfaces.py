@@ -95,10 +95,11 @@ class OnLink:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All interfaces and connected routes at one moment."""
+    """All interfaces, connected routes and link-local addresses at one moment."""
 
     links: tuple[Link, ...] = ()
     on_link: tuple[OnLink, ...] = ()
+    link_local: tuple[tuple[int, bytes], ...] = ()  # (interface index, IPv6 link-local address)
 
 
 def refusal(link: Link, by_index: Mapping[int, Link]) -> str:

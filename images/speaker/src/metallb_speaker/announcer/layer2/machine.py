@@ -51,6 +51,7 @@ class Layer2Machine:
         self._reasons: dict[int, str] = {}
         self._snapshot = Snapshot()
         self._routes = Routes()
+        self._link_local: dict[int, bytes] = {}
         self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, ...]] = {}
         self._members: frozenset[bytes] = frozenset()
         self._gratuitous: Gratuitous[Key] = Gratuitous()
@@ -94,6 +95,7 @@ class Layer2Machine:
         self._links = {link.index: link for link in snapshot.links}
         self._reasons = judge(snapshot.links)
         self._routes = Routes(snapshot.on_link)
+        self._link_local = dict(snapshot.link_local)
         self._own_macs = frozenset(link.mac for link in snapshot.links if link.mac)
         self._matching.clear()
         for index, interface in list(self._interfaces.items()):
@@ -367,7 +369,9 @@ class Layer2Machine:
 
     def _probe_frame(self, interface: _Interface, ip: bytes) -> bytes:
         mac = interface.port.mac
-        return arp.probe(mac, ip) if len(ip) == 4 else ndp.probe(mac, ip)
+        if len(ip) == 4:
+            return arp.probe(mac, ip)
+        return ndp.probe(mac, self._link_local.get(interface.link.index) or ndp.link_local(mac), ip)
 
     def _announce(self, key: Key) -> None:
         index, ip = key

@@ -144,10 +144,19 @@ def _link_layer(options: bytes, wanted: int) -> bytes:
     return found
 
 
-def probe(mac: bytes, target: bytes) -> bytes:
-    """Duplicate address detection: from ::, to the target's solicited-node group (RFC 4862 section 5.4.2)."""
+def link_local(mac: bytes) -> bytes:
+    """The address that an interface has by default: fe80::/64 and the modified EUI-64 (RFC 4291 appendix A)."""
+    return b"\xfe\x80" + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:6]
+
+
+def probe(mac: bytes, source: bytes, target: bytes) -> bytes:
+    """Who has `target`? From the interface's link-local address `source`.
+
+    Not from ::, as RFC 4862 section 5.4.2 has it: the answer to that goes to all nodes with override, so
+    that a question about an address that is just being handed over would move every cache back.
+    """
     group = solicited_node(target)
-    return Neighbor(multicast_mac(group), mac, UNSPECIFIED, group, SOLICITATION, target).encode()
+    return Neighbor(multicast_mac(group), mac, source, group, SOLICITATION, target, link_layer=mac).encode()
 
 
 def announcement(mac: bytes, ip: bytes) -> bytes:

@@ -106,6 +106,7 @@ class Dump:
         self.interrupted = False
         self._links: dict[int, Link] = {}
         self._on_link: dict[OnLink, None] = {}
+        self._link_local: dict[int, bytes] = {}
         self._sequence = sequence
         extension = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(SKIP_STATS)
         self._queue: list[tuple[int, bytes]] = [
@@ -151,7 +152,8 @@ class Dump:
 
     def snapshot(self) -> Snapshot:
         links = tuple(link for _, link in sorted(self._links.items()))
-        return Snapshot(links, tuple(sorted(self._on_link, key=lambda r: (r.index, r.network.version, r.network))))
+        on_link = tuple(sorted(self._on_link, key=lambda r: (r.index, r.network.version, r.network)))
+        return Snapshot(links, on_link, tuple(sorted(self._link_local.items())))
 
     def _link(self, body: bytes) -> None:
         _, hardware, index, flags, _ = _IFINFO.unpack_from(body)
@@ -172,9 +174,12 @@ class Dump:
     def _address(self, body: bytes) -> None:
         _, length, flags, _, index = _IFADDR.unpack_from(body)
         attributes = _attributes(body[8:])
+        address = attributes.get(IFA_ADDRESS, b"")
+        if len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80:
+            self._link_local.setdefault(index, address)
         if (_u32(attributes.get(IFA_FLAGS)) or flags) & IFA_F_NOPREFIXROUTE:
             return  # whoever set it makes the route, if there is one
-        self._add(index, attributes.get(IFA_ADDRESS, b""), length)
+        self._add(index, address, length)
 
     def _route(self, body: bytes) -> None:
         _, length, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(body)

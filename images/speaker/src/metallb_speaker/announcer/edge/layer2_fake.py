@@ -1,0 +1,81 @@
+"""`FakeLayer2`: `api.Layer2` without a network, for tests of what uses it.
+
+Every address of `set` is announced at once; `happen` queues an event as if the network had told it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from metallb_speaker.announcer.layer2 import api
+
+
+class FakeLayer2:
+    """Records what it is told: `owned`, `members`, `probed`."""
+
+    def __init__(self, mac: str = "02:00:00:00:00:01", connected: Collection[str] = ()) -> None:
+        self.owned: dict[str, api.OwnedGroup] = {}
+        self.members: tuple[str, ...] = ()
+        self.probed: list[tuple[str, float]] = []
+        self.connected = set(connected)
+        self.drained = 0
+        self.is_open = False
+        self._mac = mac
+        self._events: list[api.Event] = []
+
+    def happen(self, event: api.Event) -> None:
+        self._events.append(event)
+
+    def open(self, now: float) -> None:
+        self.is_open = True
+        self.happen(api.InterfacesChanged(("eth0",)))
+
+    def set(self, groups: Mapping[str, api.OwnedGroup], now: float) -> None:
+        before = {address for group in self.owned.values() for address in group.addresses}
+        self.owned = dict(groups)
+        for group in groups.values():
+            for address in group.addresses:
+                if address not in before:
+                    self.happen(api.Announcing(address, "eth0"))
+
+    def set_members(self, macs: Iterable[str]) -> None:
+        self.members = tuple(macs)
+
+    def probe(self, address: str, now: float, wait: float = 0.05) -> None:
+        self.probed.append((address, now + wait))
+
+    def deadline(self) -> float:
+        return api.NEVER
+
+    def on_deadline(self, now: float) -> None:
+        """Nothing is ever due."""
+
+    def events(self) -> list[api.Event]:
+        out, self._events = self._events, []
+        return out
+
+    def drain(self, now: float) -> None:
+        self.drained += 1
+
+    def own_macs(self) -> tuple[str, ...]:
+        return (self._mac,)
+
+    def on_link(self, addresses: Collection[str]) -> frozenset[str]:
+        return frozenset(self.connected & set(addresses))
+
+    def counters(self) -> Mapping[tuple[api.Metric, str], int]:
+        return {("gratuitous_sent", address): 1 for group in self.owned.values() for address in group.addresses}
+
+    def drops(self) -> Mapping[tuple[str, str], int]:
+        return {}
+
+    def conflicts(self) -> Mapping[tuple[str, str], str]:
+        return {}
+
+    def status(self) -> dict[str, Any]:
+        addresses = {address: {"eth0": "settled"} for group in self.owned.values() for address in group.addresses}
+        return {"interfaces": {"eth0": "used"}, "addresses": addresses, "conflicts": {}, "unreachable": []}
+
+    def close(self) -> None:
+        self.is_open = False

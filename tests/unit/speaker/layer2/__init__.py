@@ -1,0 +1,1 @@
+"""Layer 2 machines in virtual time, without a socket."""
