@@ -35,18 +35,16 @@ class Writer:
         recorder: EventRecorder,
         may_write: Callable[[], bool],
         failed: Callable[[], None],
+        wrote: Callable[[], None],
     ) -> None:
         self._api, self._assigner, self._recorder = api, assigner, recorder
-        self._may_write, self._failed = may_write, failed
+        self._may_write, self._failed, self._wrote = may_write, failed, wrote
         self._queue: deque[str] = deque()
         self._queued: set[str] = set()
         self._busy: set[str] = set()
         self._again: set[str] = set()
         self._delays: dict[str, Backoff] = {}
-        self._wake = asyncio.Condition()
-        self._idle = asyncio.Event()
         self._signal = asyncio.Event()
-        self.writes = 0
 
     def submit(self, key: str) -> None:
         """Write this Service soon; while it is being written: once more afterwards."""
@@ -76,6 +74,10 @@ class Writer:
             self._busy.add(key)
             try:
                 await self._write(key)
+            except Exception as error:  # a defect met by one Service must not stop the others
+                self._failed()
+                logs.error(op="updateStatus", service=key, error=repr(error), msg="will be tried again")
+                self._later(key, None)
             finally:
                 self._busy.discard(key)
                 if key in self._again:
@@ -114,7 +116,7 @@ class Writer:
         except ApiError as error:
             await self._refused(key, tracked, error)
             return
-        self.writes += 1
+        self._wrote()
         self._delays.pop(key, None)
         if decided.changes:
             event = "ipAllocated" if decided.ingress else "clearAssignment"

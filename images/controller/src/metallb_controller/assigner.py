@@ -6,7 +6,7 @@ what must be written to a callback. It never waits and does no IO.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from metallb_common.config.model import Config
@@ -30,6 +30,9 @@ class Outside(Protocol):
 
     def freed(self) -> None:
         """An address became free."""
+
+    def accepted(self, config: Config) -> None:
+        """A config is in force from now on."""
 
     def stirred(self) -> None:
         """There is something to reconcile."""
@@ -55,6 +58,7 @@ class Assigner:
         self.allocator = Allocator()
         self.config: Config | None = None
         self.synced = False
+        self.paused = False  # something that decisions need is still being fetched
         self.waiting: dict[str, object] = {}
         self.namespaces: dict[str, Mapping[str, str]] | None = None
         self._rules, self._outside = rules, outside
@@ -118,6 +122,7 @@ class Assigner:
     def accept(self, config: Config) -> None:
         """Take a config. Services that it does not cover lose their address (see `conflicts`)."""
         self.config = config
+        self._outside.accepted(config)
         lost = self.allocator.set_pools(config.pools)
         if lost:
             logs.warn(op="setConfig", msg="addresses are given anew", services=len(lost))
@@ -168,7 +173,7 @@ class Assigner:
 
     @property
     def busy(self) -> bool:
-        return bool(self._dirty) or self._wake
+        return (bool(self._dirty) or self._wake) and not self.paused
 
     def reconcile(self, limit: int) -> None:
         """Plan and commit at most about `limit` Services; nothing before config and list are there."""

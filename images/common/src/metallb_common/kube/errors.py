@@ -78,7 +78,7 @@ class Backoff:
 
     def next(self, at_least: float | None = None) -> float:
         """Seconds to wait; counts one more failure."""
-        ceiling = min(self._cap, self._first * 2 ** min(self._failures, 30))
+        ceiling = min(self._cap, self._first * float(1 << min(self._failures, 30)))
         self._failures += 1
         delay = ceiling * (1.0 - random.random())  # noqa: S311 (spreads load, guards nothing)
         return delay if at_least is None else at_least + min(delay, 1.0)

@@ -18,7 +18,6 @@ from metallb_common.kube.resources import Resource
 from metallb_common.obs import logs
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 
 PAGE = 500
 #: Bookmarks come about once a minute: a watch that is silent for longer has lost its server.
@@ -29,15 +28,15 @@ WATCH_SECONDS = (300, 600)
 DENIED_RETRY = (20.0, 40.0)
 
 
-class Sink(Protocol[T_contra]):
+class Sink(Protocol[T]):
     """Who is told. Calls come in the order of the API server's history, from one task."""
 
-    def replace(self, objects: list[T_contra]) -> None:
+    def replace(self, objects: list[T]) -> None:
         """The whole set, after every (re)list."""
 
-    def upsert(self, obj: T_contra) -> None: ...
+    def upsert(self, obj: T) -> None: ...
 
-    def delete(self, obj: T_contra) -> None: ...
+    def delete(self, obj: T) -> None: ...
 
 
 class ListWatch(Generic[T]):
