@@ -113,9 +113,9 @@ def start_time(name: str) -> float:
         "controller": ["--port=7472", "--namespace=metallb-system"],
         "speaker": ["--mode=announcer", "--port=7472", "--namespace=metallb-system", "--node-name=node1"],
     }[name]
-    # As in a pod: the API server's address is in the environment, and nobody answers there.
-    env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1", "METALLB_NODE_NAME": "node1"}
-    with oci.Container(archive(name), arguments, env=env) as container:
+    env, files = oci.pod()
+    capabilities = ["CAP_NET_RAW"] if name == "speaker" else []
+    with oci.Container(archive(name), arguments, env=env, capabilities=capabilities, files=files) as container:
         return container.wait_http("/metrics", 7472, timeout=15)
 
 

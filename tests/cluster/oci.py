@@ -28,6 +28,18 @@ class ContainerError(RuntimeError):
     """A container does not start or does not answer; the text has its last output."""
 
 
+def pod() -> tuple[dict[str, str], dict[str, str]]:
+    """Environment and files of a pod whose API server cannot be reached: nobody listens on that port."""
+    openssl = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    with tempfile.TemporaryDirectory() as work:
+        paths = ["-keyout", f"{work}/key", "-out", f"{work}/crt"]
+        subprocess.run([*openssl, *paths, "-subj", "/CN=ca", "-days", "1"], check=True, capture_output=True)
+        authority = Path(work, "crt").read_text()
+    env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+    account = {"token": "not.a.token", "ca.crt": authority, "namespace": "metallb-system"}
+    return env, {f"/var/run/secrets/kubernetes.io/serviceaccount/{name}": text for name, text in account.items()}
+
+
 @dataclass(frozen=True)
 class Image:
     """What an archive says about its image, and where its files were unpacked."""
@@ -226,7 +238,7 @@ class Container:
         code = (
             f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{path}', timeout=5).read().decode())"
         )
-        told = self._inside(code, timeout=10)
+        told = subprocess.run(self._enter(code), capture_output=True, text=True, timeout=10, check=False)
         if told.returncode:
             raise ContainerError(f"{path} on port {port}: {told.stderr.strip().splitlines()[-1]}\n{self.output()}")
         return told.stdout
@@ -248,11 +260,18 @@ while time.monotonic() < limit:
     time.sleep(0.005)
 sys.exit(1)
 """
-        told = self._inside(code, timeout=timeout + 10)
-        if told.returncode:
-            raise ContainerError(f"{path} on port {port} does not answer in {timeout:.0f} s:\n{self.output()}")
-        return float(told.stdout) - self.started
+        probe = subprocess.Popen(self._enter(code), stdout=subprocess.PIPE, text=True)
+        try:
+            while probe.poll() is None and self.running():
+                time.sleep(0.005)
+        finally:
+            probe.kill()
+            said, _ = probe.communicate()
+        if not said:
+            why = f"does not answer in {timeout:.0f} s" if self.running() else "is gone: the process has ended"
+            raise ContainerError(f"{path} on port {port} {why}:\n{self.output()}")
+        return float(said) - self.started
 
-    def _inside(self, code: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-S", "-c", code]
-        return subprocess.run(enter, capture_output=True, text=True, timeout=timeout, check=False)
+    def _enter(self, code: str) -> list[str]:
+        """The command that runs Python code of this machine in the container's network."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-S", "-c", code]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,6 @@ from tests.cluster import images, oci
 
 pytestmark = pytest.mark.root
 
-#: As in a pod whose API server cannot be reached.
-NO_API = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
 COMMON = ["--port=7472", "--namespace=metallb-system"]
 ROLES = {
     "controller": ("controller", COMMON, "", []),
@@ -20,6 +19,20 @@ ROLES = {
     "cluster": ("speaker", [*COMMON, "--mode=cluster", "--node-name=node1"], "65534:65534", []),
     "both": ("speaker", [*COMMON, "--node-name=node1"], "", ["CAP_NET_RAW"]),
 }
+
+
+@pytest.fixture
+def role(request: pytest.FixtureRequest, archives: dict[str, Path]) -> Iterator[oci.Container]:
+    """A running role; all but the announcer have a ServiceAccount's token. The API server cannot be reached."""
+    which, limits = request.param if isinstance(request.param, tuple) else (request.param, {})
+    name, arguments, user, capabilities = ROLES[which]
+    env, files = oci.pod()
+    if which == "announcer":
+        files = {}
+    with oci.Container(
+        archives[name], arguments, env=env, files=files, user=user, capabilities=capabilities, **limits
+    ) as container:
+        yield container
 
 
 @pytest.mark.parametrize("name", images.NAMES)
@@ -44,51 +57,47 @@ print("loaded", count)
         assert int(container.output().split("loaded ")[1]) > 20
 
 
-@pytest.mark.parametrize("role", ["controller", "announcer", "both"])
-def test_metrics_come_up_at_once_without_an_api_server(archives: dict[str, Path], role: str) -> None:
-    name, arguments, user, capabilities = ROLES[role]
-    with oci.Container(archives[name], arguments, env=NO_API, user=user, capabilities=capabilities) as container:
-        seconds = container.wait_http("/metrics", 7472, timeout=20)
-        assert "metallb_k8s_client_config_loaded_bool" in container.get("/metrics", 7472)
-        uid = "65534" if name == "controller" else "0"
-        assert container.status("Uid").split() == [uid] * 4
-        assert int(container.status("CapEff"), 16) == (1 << 13 if capabilities else 0)  # CAP_NET_RAW
-        assert container.status("NoNewPrivs") == "1"
-        # Twice the target: this machine may be busy with other tests. `make images` holds the target.
-        assert seconds < 2 * images.START_LIMIT
+@pytest.mark.parametrize("role", ["controller", "announcer", "both"], indirect=True)
+def test_metrics_come_up_at_once_without_an_api_server(role: oci.Container) -> None:
+    seconds = role.wait_http("/metrics", 7472, timeout=20)
+    assert "metallb_k8s_client_config_loaded_bool" in role.get("/metrics", 7472)
+    # Twice the target: this machine may be busy with other tests. `make images` holds the target.
+    assert seconds < 2 * images.START_LIMIT
 
 
-@pytest.mark.parametrize("role", list(ROLES))
-def test_ends_in_order_on_sigterm(archives: dict[str, Path], role: str) -> None:
-    name, arguments, user, capabilities = ROLES[role]
-    with oci.Container(archives[name], arguments, env=NO_API, user=user, capabilities=capabilities) as container:
-        if role == "cluster":
-            container.wait_output("{", timeout=20)
-        else:
-            container.wait_http("/metrics", 7472, timeout=20)
-        container.signal("TERM")
-        assert container.exit_code(10) == 0, container.output()
+@pytest.mark.parametrize("role", ["controller", "announcer"], indirect=True)
+def test_runs_with_no_more_than_it_needs(role: oci.Container) -> None:
+    role.wait_http("/metrics", 7472, timeout=20)
+    controller = role.image.user != "0:0"
+    assert role.status("Uid").split() == ["65534" if controller else "0"] * 4
+    assert int(role.status("CapEff"), 16) == (0 if controller else 1 << 13)  # CAP_NET_RAW
+    assert role.status("NoNewPrivs") == "1"
 
 
-@pytest.mark.parametrize("role", ["controller", "announcer"])
-def test_alive_at_the_limits_that_real_values_files_set(archives: dict[str, Path], role: str) -> None:
+@pytest.mark.parametrize("role", ["cluster"], indirect=True)
+def test_the_cluster_half_needs_no_privilege(role: oci.Container) -> None:
+    role.wait_output("{", timeout=20)
+    assert role.running(), role.output()
+    assert role.status("Uid").split() == ["65534"] * 4
+    assert int(role.status("CapEff"), 16) == 0
+
+
+@pytest.mark.parametrize("role", ["controller", "announcer", "both"], indirect=True)
+def test_ends_in_order_on_sigterm(role: oci.Container) -> None:
+    role.wait_http("/metrics", 7472, timeout=20)
+    role.signal("TERM")
+    assert role.exit_code(10) == 0, role.output()
+
+
+LIMITS = {"cpu": 0.1, "memory": 100 << 20}
+
+
+@pytest.mark.parametrize("role", [("controller", LIMITS), ("announcer", LIMITS)], ids=lambda p: p[0], indirect=True)
+def test_alive_at_the_limits_that_real_values_files_set(role: oci.Container) -> None:
     """100m CPU and 100Mi of memory per container."""
-    name, arguments, user, capabilities = ROLES[role]
-    with oci.Container(
-        archives[name], arguments, env=NO_API, user=user, capabilities=capabilities, cpu=0.1, memory=100 << 20
-    ) as container:
-        container.wait_http("/livez", 7472, timeout=30)
-        container.get("/metrics", 7472)
-        assert container.running()
-
-
-def test_the_cluster_half_needs_no_privilege(archives: dict[str, Path]) -> None:
-    name, arguments, user, capabilities = ROLES["cluster"]
-    with oci.Container(archives[name], arguments, env=NO_API, user=user, capabilities=capabilities) as container:
-        container.wait_output("{", timeout=20)
-        assert container.running(), container.output()
-        assert container.status("Uid").split() == ["65534"] * 4
-        assert int(container.status("CapEff"), 16) == 0
+    role.wait_http("/livez", 7472, timeout=30)
+    role.get("/metrics", 7472)
+    assert role.running()
 
 
 @pytest.mark.parametrize("name", images.NAMES)
