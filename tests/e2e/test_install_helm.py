@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,27 @@ def test_processes_hold_no_more_rights_than_they_need(lab: Cluster, installed: K
         assert "ro" in options.split(",")
         for tool in ("usr/bin/gcc", "usr/bin/cc", "usr/bin/make", "usr/bin/apt-get"):
             assert not Path(f"/proc/{pid}/root/{tool}").exists()
+
+
+def test_everything_stays_alive_at_small_limits(lab: Cluster, installed: KubeClient) -> None:
+    """100m CPU and 100Mi per container, as values files of real clusters set; through `helm upgrade`."""
+    small = {"resources": {"limits": {"cpu": "100m", "memory": "100Mi"}}}
+    values = {"controller": small, "speaker": small}
+    start = time.monotonic()
+    lab.helm("upgrade", "metallb", str(product.CHART), "-n", product.NAMESPACE, "--reuse-values", "-f", "-", "--wait",
+             "--timeout", "240s", input=json.dumps(values))  # fmt: skip
+    print(f"\nrolled out under the limits in {time.monotonic() - start:.0f} s")
+    [[address]] = product.expose(lab, product.service("limited", "one"))
+    lab.wait("the page", lambda: "pod=one-" in lab.fetch(address), 30)
+    for component, selector in product.BY_HELM.items():
+        assert product.restarts(lab, selector) == 0
+        for pod in product.pods(lab, selector):
+            for container in pod["spec"]["containers"]:
+                assert container["resources"]["limits"] == small["resources"]["limits"]
+                pid = lab.container_pid(pod["spec"]["nodeName"], pod["metadata"]["name"], container["name"])
+                peak = int(status_of(pid)["VmHWM"].split()[0]) // 1024
+                print(f"{component} {container['name']}: {peak} MiB at most")
+    product.remove(lab, "limited")
 
 
 def test_uninstall_leaves_nothing_of_the_release(installed: KubeClient) -> None:
