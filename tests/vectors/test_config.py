@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from metallb_common.config.model import Config
 from metallb_common.config.parse import parse
-
 from tests.vectors.config_corpus import Case, cases
 
 ACCEPT, REJECT = cases("accept"), cases("reject")
