@@ -41,17 +41,20 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- $halves := splitList "-" $entry }}
 {{ $where }}: the start of {{ $entry | quote }} is after its end (write {{ index $halves 1 | trimAll " \t" }}-{{ index $halves 0 | trimAll " \t" }})
 {{- else if eq $key "addresses" }}
-{{- $bounds = append $bounds (printf "%d|%s|%s|%s|%s" (len (index $ends 0)) (index $ends 0) (index $ends 1) $where $entry) }}
+{{- $bounds = append $bounds (printf "%d|%s|%s|%06d.%06d|%s|%s" (len (index $ends 0)) (index $ends 0) (index $ends 1) $p $a $where $entry) }}
 {{- end }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $last := list "" "" "" "" "" -}}
+{{- $last := list "" "" "" "" "" "" -}}
 {{- range sortAlpha $bounds -}}
 {{- $this := splitList "|" . -}}
 {{- if eq (index $this 0) (index $last 0) -}}
 {{- if le (index $this 1) (index $last 2) }}
-{{ index $this 3 }}: {{ index $this 4 | quote }} overlaps with {{ index $last 4 | quote }}, which is {{ index $last 3 | trimPrefix "configInline." }} (an address can be in one pool only, and once)
+{{- /* The one that comes later in the document is blamed. */}}
+{{- $new := ternary $this $last (gt (index $this 3) (index $last 3)) }}
+{{- $old := ternary $last $this (gt (index $this 3) (index $last 3)) }}
+{{ index $new 4 }}: {{ index $new 5 | quote }} overlaps with {{ index $old 5 | quote }} (that is {{ index $old 4 | trimPrefix "configInline." }}: an address belongs to one entry of one pool)
 {{- end -}}
 {{- if gt (index $this 2) (index $last 2) }}{{ $last = $this }}{{ end -}}
 {{- else -}}
@@ -64,10 +67,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- define "metallb.validate.advertisements" -}}
 {{- $config := .root.Values.configInline | default dict -}}
 {{- $aliases := get $config "bgp-communities" | default dict -}}
-{{- $peerNames := list -}}
-{{- range get $config "peers" | default list -}}
-{{- $peerNames = append $peerNames (get . "name" | default (get . "peer-address")) -}}
-{{- end -}}
+{{- $peerNames := include "metallb.validate.peerNames" . | fromJsonArray -}}
 {{- $wellKnown := list "graceful-shutdown" "accept-own" "blackhole" "llgr-stale" "no-llgr" "no-export" "no-advertise" "no-export-subconfed" "no-peer" -}}
 {{- range $p, $pool := get $config "address-pools" | default list -}}
 {{- $where := printf "configInline.address-pools[%d]" $p -}}
@@ -109,6 +109,30 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end -}}
 {{- end -}}
 
+{{/* JSON list of the peers' names: given, or made of the address, then of address and port, then numbered. */}}
+{{- define "metallb.validate.peerNames" -}}
+{{- $peers := get (.root.Values.configInline | default dict) "peers" | default list -}}
+{{- $names := list -}}
+{{- range $peers -}}
+{{- with get . "name" -}}{{- $names = append $names . -}}{{- end -}}
+{{- end -}}
+{{- range $peer := $peers -}}
+{{- if not (get $peer "name") -}}
+{{- $address := get $peer "peer-address" -}}
+{{- $name := $address -}}
+{{- if has $name $names -}}
+{{- $name = printf (ternary "[%s]:%d" "%s:%d" (contains ":" $address)) $address (int (get $peer "peer-port" | default 179)) -}}
+{{- end -}}
+{{- $base := $name -}}
+{{- range $number := untilStep 2 (int (add 3 (len $peers))) 1 -}}
+{{- if has $name $names -}}{{- $name = printf "%s#%d" $base $number -}}{{- end -}}
+{{- end -}}
+{{- $names = append $names $name -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $names -}}
+{{- end -}}
+
 {{/* Argument: a duration as Go writes it. Milliseconds, as a number in text. */}}
 {{- define "metallb.validate.milliseconds" -}}
 {{- $factors := dict "ns" 0.000001 "us" 0.001 "µs" 0.001 "μs" 0.001 "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 -}}
@@ -130,7 +154,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- $seen := dict -}}
 {{- range $i, $peer := get $config "peers" | default list -}}
 {{- $where := printf "configInline.peers[%d]" $i -}}
-{{- $whole := toJson $peer -}}
+{{- $whole := toJson (omit $peer "name") -}}
 {{- if hasKey $seen $whole }}
 {{ $where }}: peer #{{ add $i 1 }} already exists (it is the same as peers[{{ get $seen $whole }}]; remove one)
 {{- else }}
@@ -141,31 +165,37 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{ $where }}.bfd-profile: there is no BFD profile {{ . | quote }} (add it to bfd-profiles{{ with $profiles }}, which has {{ join ", " . }}{{ end }})
 {{- end }}
 {{- end }}
-{{- $hold := include "metallb.validate.milliseconds" (get $peer "hold-time" | default "90s" | toString) | float64 }}
-{{- if and (ge $hold 1000.0) (lt $hold 3000.0) }}
-{{ $where }}.hold-time: invalid hold time {{ get $peer "hold-time" | quote }}: must be 0 or >=3s (write 3s or more, such as 90s)
-{{- else if ge $hold 65536000.0 }}
-{{ $where }}.hold-time: invalid hold time {{ get $peer "hold-time" | quote }}: must be at most 65535s (the default is 90s)
+{{- /* Whole seconds: that is what the protocol can say (RFC 4271 section 4.2). */}}
+{{- $holdText := get $peer "hold-time" | default "90s" }}
+{{- $hold := include "metallb.validate.milliseconds" $holdText | float64 | int64 }}
+{{- $hold = div $hold 1000 }}
+{{- if and (gt $hold 0) (lt $hold 3) }}
+{{ $where }}.hold-time: invalid hold time {{ $holdText | quote }}: must be 0 or >=3s (write 3s or more, such as 90s)
+{{- else if gt $hold 65535 }}
+{{ $where }}.hold-time: invalid hold time {{ $holdText | quote }}: must be at most 65535s (the default is 90s)
+{{- end }}
+{{- with get $peer "keepalive-time" }}
+{{- if gt (div (include "metallb.validate.milliseconds" . | float64 | int64) 1000) $hold }}
+{{ $where }}.keepalive-time: {{ . | quote }} is longer than the hold time {{ $holdText | quote }} (a third of the hold time is usual)
+{{- end }}
 {{- end }}
 {{- with get $peer "connect-time" }}
-{{- $wait := include "metallb.validate.milliseconds" . | float64 }}
-{{- if or (lt $wait 1000.0) (gt $wait 65535000.0) }}
+{{- $time := include "metallb.validate.milliseconds" . | float64 }}
+{{- if or (lt $time 1000.0) (gt $time 65535000.0) }}
 {{ $where }}.connect-time: invalid connect-time {{ . | quote }}: must be 1s to 65535s (such as 10s)
 {{- end }}
 {{- end }}
 {{- $restart := get $peer "graceful-restart" }}
 {{- if kindIs "map" $restart }}
 {{- with get $restart "restart-time" }}
-{{- $stay := include "metallb.validate.milliseconds" . | float64 }}
-{{- if or (lt $stay 1000.0) (gt $stay 15000.0) }}
+{{- $time := include "metallb.validate.milliseconds" . | float64 }}
+{{- if or (lt $time 1000.0) (gt $time 15000.0) }}
 {{ $where }}.graceful-restart.restart-time: invalid restart-time {{ . | quote }}: must be 1s to 15s (such as 10s)
 {{- end }}
 {{- end }}
 {{- end }}
-{{- with get $peer "keepalive-time" }}
-{{- if gt (include "metallb.validate.milliseconds" . | float64) $hold }}
-{{ $where }}.keepalive-time: {{ . | quote }} is longer than the hold time {{ get $peer "hold-time" | default "90s" | quote }} (a third of the hold time is usual)
-{{- end }}
+{{- if gt (len (get $peer "password" | default "")) 80 }}
+{{ $where }}.password: invalid password: it is longer than 80 bytes (choose a shorter one)
 {{- end }}
 {{- $internal := or (eq (toString (get $peer "peer-asn")) "internal") (eq (toString (get $peer "peer-asn")) (toString (get $peer "my-asn"))) }}
 {{- if and $internal (get $peer "ebgp-multihop") }}
