@@ -26,12 +26,13 @@ def peer(**changed: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A configuration; where it is wrong, as Helm and as we write it; the hint, the same in both."""
+    """A configuration; where it is wrong, as Helm and as we write it; why; the hint, the same in both."""
 
     name: str
     config: dict[str, Any]
     at_helm: str
     path: str
+    reason: str
     hint: str
 
 
@@ -40,17 +41,22 @@ FIRST = ("/configInline/address-pools/0/addresses/0", "address-pools[0].addresse
 
 MISTAKES = (
     Mistake("address-pool", {"address-pool": [pool()]}, "/configInline/address-pool", "address-pool",
-            "it is spelt address-pools"),
+            'unknown key "address-pool"', "it is spelt address-pools"),
     Mistake("protocol-arp", {"address-pools": [pool(protocol="arp")]}, "/configInline/address-pools/0/protocol",
-            "address-pools[0].protocol", "layer2 or bgp"),
+            "address-pools[0].protocol", 'unknown protocol "arp"', "layer2 or bgp"),
     Mistake("reversed-range", {"address-pools": [pool(addresses=["172.18.0.250-172.18.0.200"])]},
-            "configInline.address-pools[0].addresses[0]", FIRST[1], "write 172.18.0.200-172.18.0.250"),
-    Mistake("prefix-33", {"address-pools": [pool(addresses=["172.18.0.0/33"])]}, *FIRST, ADDRESS),
-    Mistake("bare-address", {"address-pools": [pool(addresses=["172.18.0.200"])]}, *FIRST, ADDRESS),
+            "configInline.address-pools[0].addresses[0]", FIRST[1], 'start IP "172.18.0.250" is after the end IP',
+            "write 172.18.0.200-172.18.0.250"),
+    Mistake("prefix-33", {"address-pools": [pool(addresses=["172.18.0.0/33"])]}, *FIRST,
+            'invalid CIDR "172.18.0.0/33"', ADDRESS),
+    Mistake("bare-address", {"address-pools": [pool(addresses=["172.18.0.200"])]}, *FIRST,
+            "an address without a prefix length (write 172.18.0.200/32", ADDRESS),
     Mistake("hold-time-1s", {"address-pools": [pool()], "peers": [peer(**{"hold-time": "1s"})]},
-            "/configInline/peers/0/hold-time", "peers[0].hold-time", "a duration of at least 3s with its unit"),
+            "/configInline/peers/0/hold-time", "peers[0].hold-time", 'invalid hold time "1s"',
+            "a duration of at least 3s with its unit"),
     Mistake("my-asn-quoted", {"address-pools": [pool()], "peers": [peer(**{"my-asn": "64512"})]},
-            "/configInline/peers/0/my-asn", "peers[0].my-asn", "an AS number from 1 to 4294967295, without quotes"),
+            "/configInline/peers/0/my-asn", "peers[0].my-asn", 'the text "64512" where a whole number is wanted',
+            "an AS number from 1 to 4294967295, without quotes"),
 )  # fmt: skip
 by_name = pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)
 
@@ -96,8 +102,10 @@ def served(lab: Cluster) -> Iterator[Cluster]:
     product.uninstall(lab)
 
 
-def warnings(cluster: Cluster) -> list[str]:
-    return [e["message"] for e in product.events(cluster, "ConfigMap", "metallb") if e["type"] == "Warning"]
+def warnings(cluster: Cluster) -> dict[str, int]:
+    """The Warning events on the ConfigMap: text -> how often it was said."""
+    found = product.events(cluster, "ConfigMap", "metallb")
+    return {e["message"]: e.get("count") or 1 for e in found if e["type"] == "Warning"}
 
 
 def stale(cluster: Cluster) -> list[float]:
@@ -109,7 +117,12 @@ def stale(cluster: Cluster) -> list[float]:
     [
         *MISTAKES,
         Mistake(
-            "configInLine", {"configInLine": product.layer2()}, "", "configInLine", "the keys here are address-pools"
+            "configInLine",
+            {"configInLine": product.layer2()},
+            "",
+            "configInLine",
+            'unknown key "configInLine"',
+            "the keys here are address-pools",
         ),
     ],
     ids=lambda m: m.name,
@@ -117,11 +130,15 @@ def stale(cluster: Cluster) -> list[float]:
 def test_a_mistaken_configmap_is_refused_and_nothing_changes(served: Cluster, mistake: Mistake) -> None:
     pods = {p["metadata"]["uid"]: p for c in product.BY_HELM.values() for p in product.pods(served, c)}
     [owner] = served.owners("172.18.0.200")
+    before = warnings(served)
     product.edit_config(served, mistake.config)
     served.wait("config_stale_bool is 1", lambda: stale(served) == [1], 20)
     served.wait(
-        "a Warning event on the ConfigMap, with path and hint",
-        lambda: any(mistake.path in w and mistake.hint in w for w in warnings(served)),
+        "a new Warning event on the ConfigMap, with path, reason and hint",
+        lambda: any(
+            mistake.path in text and mistake.reason in text and mistake.hint in text and count > before.get(text, 0)
+            for text, count in warnings(served).items()
+        ),
         20,
     )
     assert product.addresses(served, "kept") == ["172.18.0.200"]
