@@ -7,6 +7,7 @@ what must be written to a callback. It never waits and does no IO.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 from metallb_common.config.model import Config
@@ -144,8 +145,8 @@ class Assigner:
         self._outside.stirred()
 
     def _mark_all(self) -> None:
-        for tracked in sorted(self.services.values(), key=lambda t: seniority(t.view)):
-            self._dirty[tracked.view.key] = None
+        order = sorted(self.services.values(), key=lambda t: seniority(t.view))
+        self._dirty = {tracked.view.key: None for tracked in order}
         self._outside.stirred()
 
     # --- adoption ---------------------------------------------------------------------------------
@@ -180,11 +181,16 @@ class Assigner:
         if self.config is None or not self.synced:
             self._dirty.clear()  # everything is marked again when both are there
             return
-        while self._dirty and limit > 0:
-            key = next(iter(self._dirty))
-            del self._dirty[key]
+        if len(self._dirty) <= limit:  # the order of events that come together decides nothing
+            there = (self.services[k].view for k in self._dirty if k in self.services)
+            batch = [view.key for view in sorted(there, key=seniority)]
+            self._dirty.clear()
+        else:
+            batch = list(islice(self._dirty, limit))
+            for key in batch:
+                del self._dirty[key]
+        for key in batch:
             self._one(key)
-            limit -= 1
         if not self._dirty and self._wake:
             self._wake = False
             self._wake_waiting()

@@ -1,0 +1,354 @@
+"""The pure controller against naive models: random histories, one answer, nobody robbed.
+
+`Histories` drives the whole pure half (adoption, plans, waking, config judgement) as a world of Services
+would, with restarts and lost writes. `Choices` compares every single choice with a brute-force search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from itertools import combinations, count
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from metallb_common.config.model import Pool
+from metallb_common.net.ranges import Address
+from metallb_controller.allocator import Allocator, Refusal
+from metallb_controller.intervals import IntervalSet, subtract
+from metallb_controller.plan import status_addresses
+from metallb_controller.pools import PoolSpace
+from metallb_controller.wishes import Rules, wish
+from tests.unit.controller.make import World, config, pool, service
+
+CONFIGS: tuple[tuple[Pool, ...], ...] = (
+    (pool("a", "192.0.2.0/30"), pool("b", "2001:db8::/126", "198.51.100.254-198.51.101.1", avoid_buggy_ips=True)),
+    (pool("a", "192.0.2.0/30", exclude=("192.0.2.1/32",)), pool("b", "2001:db8::/126", "198.51.100.254-198.51.101.1")),
+    (pool("z", "192.0.2.0/29", priority=1), pool("b", "2001:db8::/126", "198.51.100.254-198.51.101.1")),
+    (pool("a", "192.0.2.0/30", disabled=True), pool("b", "2001:db8::/125", "198.51.100.254-198.51.101.1")),
+    (pool("a", "192.0.2.0/31"), pool("c", "192.0.2.2/31", auto_assign=False), pool("b", "2001:db8::/126")),
+    (pool("other", "203.0.113.0/29"),),
+)
+
+NAMES = st.sampled_from([f"s{i}" for i in range(8)])
+FAMILIES = st.sampled_from(
+    [("4", "SingleStack"), ("6", "SingleStack"), ("46", "PreferDualStack"), ("64", "RequireDualStack")]
+)
+PORTS = st.sampled_from([("TCP/80",), ("UDP/80",), ("TCP/443",), ("TCP/80", "TCP/443")])
+KEYS = st.sampled_from(["", "", "k", "l"])
+POOLS = st.sampled_from(["", "", "", "a", "b", "nowhere"])
+WISHES = st.sampled_from(["", "", "", "192.0.2.1", "192.0.2.3", "2001:db8::2", "2001:db8::3, 198.51.100.255"])
+TRAFFIC = st.sampled_from(["Cluster", "Cluster", "Local"])
+
+
+def naive_addresses(p: Pool, version: int) -> list[Address]:
+    """Every address that a pool may give, by looking at each."""
+    out: list[Address] = []
+    for r in p.addresses:
+        if r.version != version:
+            continue
+        for value in range(r.first, r.last + 1):
+            address = ipaddress.ip_address(value) if version == 6 else ipaddress.IPv4Address(value)
+            buggy = p.avoid_buggy_ips and version == 4 and value % 256 in (0, 255)
+            if not buggy and not any(address in hole for hole in p.exclude_addresses):
+                out.append(address)
+    return sorted(out, key=int)
+
+
+class Histories(RuleBasedStateMachine):
+    """Services come, change and go; configs change; writes get lost; controllers restart."""
+
+    @initialize(which=st.integers(0, 4))
+    def begin(self, which: int) -> None:
+        self.world = World()
+        self.world.sync()
+        self.world.configure(*CONFIGS[which])
+        self.clock = count(1)
+        self.entitled: set[tuple[str, str, str]] = set()
+        self.before: dict[str, tuple[str, ...]] = {}
+
+    @rule(name=NAMES, family=FAMILIES, ports=PORTS, share=KEYS, pool=POOLS, addresses=WISHES, traffic=TRAFFIC)
+    def create(
+        self,
+        name: str,
+        family: tuple[str, str],
+        ports: tuple[str, ...],
+        share: str,
+        pool: str,
+        addresses: str,
+        traffic: str,
+    ) -> None:
+        if f"default/{name}" in self.world.objects:
+            return
+        self.world.put(
+            service(
+                name,
+                families=family[0],
+                policy=family[1],
+                ports=ports,
+                share=share,
+                pool=pool,
+                addresses=addresses,
+                external_traffic_policy=traffic,
+                created=next(self.clock),
+            )
+        )
+
+    @rule(name=NAMES, share=KEYS, pool=POOLS, addresses=WISHES)
+    def annotate(self, name: str, share: str, pool: str, addresses: str) -> None:
+        key = f"default/{name}"
+        if key in self.world.objects:
+            asked = service(share=share, pool=pool, addresses=addresses).annotations
+            ours = {k: v for k, v in self.world.objects[key].annotations.items() if k.endswith("from-pool")}
+            self.world.edit(key, annotations={**asked, **ours})
+
+    @rule(name=NAMES, ports=PORTS, traffic=TRAFFIC)
+    def respec(self, name: str, ports: tuple[str, ...], traffic: str) -> None:
+        key = f"default/{name}"
+        if key in self.world.objects:
+            self.world.edit(key, ports=service(ports=ports).ports, external_traffic_policy=traffic)
+
+    @rule(name=NAMES)
+    def delete(self, name: str) -> None:
+        if f"default/{name}" in self.world.objects:
+            self.world.remove(f"default/{name}")
+            self.before.pop(f"default/{name}", None)
+
+    @rule(name=NAMES, kind=st.sampled_from(["ClusterIP", "LoadBalancer"]))
+    def retype(self, name: str, kind: str) -> None:
+        key = f"default/{name}"
+        if key in self.world.objects:
+            self.world.edit(key, type=kind)
+            self.before.pop(key, None)
+
+    @rule(which=st.integers(0, len(CONFIGS) - 1))
+    def reconfigure(self, which: int) -> None:
+        """Refused when it orphans an address in use, as the controller does."""
+        new = config(*CONFIGS[which])
+        refused = self.world.assigner.conflicts(new)
+        naive = {
+            (key, str(a))
+            for key, held in self.world.assigner.allocator.held.items()
+            for a in held.addresses
+            if not any(p.contains(a) for p in new.pools)
+        }
+        assert {(c.key, str(c.address)) for c in refused} == naive
+        if not refused:
+            self.world.configure(*CONFIGS[which])
+
+    @rule()
+    def settle(self) -> None:
+        self.world.settle()
+        self._judge_moves()
+
+    @rule()
+    def lose_writes_and_restart(self) -> None:
+        """Killed between deciding and writing: what was not written was never given."""
+        while self.world.assigner.busy:
+            self.world.assigner.reconcile(3)
+        self.world.restart()
+
+    @rule()
+    def restart(self) -> None:
+        self.world.settle()
+        self._judge_moves()
+        shown = {k: v.ingress_ips for k, v in self.world.objects.items()}
+        split = self._split_keys()
+        self.world.restart()
+        self.world.settle()
+        for key, ips in shown.items():
+            assert self.world.objects[key].ingress_ips == ips or key in split, "a restart moved an address"
+        self._remember()
+
+    def _split_keys(self) -> set[str]:
+        """Sharers whose keys were edited apart: the one case that a restart resolves."""
+        out: set[str] = set()
+        held = self.world.assigner.allocator.held
+        for a, b in combinations(held, 2):
+            if set(held[a].addresses) & set(held[b].addresses) and held[a].wanted[0] != held[b].wanted[0]:
+                out |= {a, b}
+        return out
+
+    def _judge_moves(self) -> None:
+        """An address is left only for one that was asked for, or when its family is gone."""
+        for key, ips in self.before.items():
+            view = self.world.objects.get(key)
+            if view is None or not ips or view.type != "LoadBalancer":
+                continue
+            assert view.ingress_ips, f"{key} lost {ips}"
+            for old in set(ips) - set(view.ingress_ips):
+                asked = wish(view, None)
+                pools = self.world.assigner.allocator.held[key].pools
+                met = set(map(str, asked.requested)) & set(view.ingress_ips) or asked.pool in pools
+                assert met, f"{key} moved from {old} to {view.ingress_ips} and did not ask for it"
+        self._remember()
+
+    def _remember(self) -> None:
+        self.before = {k: v.ingress_ips for k, v in self.world.objects.items()}
+
+    @invariant()
+    def no_two_owners_without_a_reason(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        held = self.world.assigner.allocator.held
+        present = set()
+        for a, b in combinations(sorted(held), 2):
+            for address in set(held[a].addresses) & set(held[b].addresses):
+                present.add((a, b, str(address)))
+                if (a, b, str(address)) in self.entitled:
+                    continue  # they share since before; edits since then take nothing away
+                assert held[a].keys == held[b].keys or held[a].keys == held[b].wanted or held[b].keys == held[a].wanted
+                assert held[a].keys[0]
+                assert not set(held[a].ports) & set(held[b].ports)
+        self.entitled = present
+
+    @invariant()
+    def every_address_is_in_a_pool_and_counted(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        allocator = self.world.assigner.allocator
+        taken: dict[str, set[Address]] = {}
+        for held in allocator.held.values():
+            for address, name in zip(held.addresses, held.pools, strict=True):
+                p = allocator.table.by_name[name].pool
+                assert p.contains(address)
+                taken.setdefault(name, set()).add(address)
+        for name, space in allocator.table.by_name.items():
+            assert allocator.in_use(name) == len(taken.get(name, set()))
+            for version, one in space.spaces.items():
+                free = [a for a in naive_addresses(space.pool, version) if a not in taken.get(name, set())]
+                assert one.free.size == len(free)
+                assert one.lowest() == (free[0] if free else None)
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @rule()
+    def nobody_waits_in_vain(self) -> None:
+        """After settling, what is shown is what is held, and no waiting wish could be met."""
+        self.settle()
+        allocator = self.world.assigner.allocator
+        for key, view in self.world.objects.items():
+            held = allocator.held.get(key)
+            assert set(status_addresses(view)) == set(held.addresses if held else ())
+        for key in self.world.assigner.waiting:
+            if key not in allocator.held:
+                found = allocator.find(wish(self.world.objects[key], None))
+                assert isinstance(found, Refusal), f"{key} waits for what is there"
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class Choices(RuleBasedStateMachine):
+    """Every automatic choice is the first that a search over all pools and addresses finds."""
+
+    @initialize(which=st.integers(0, 4))
+    def begin(self, which: int) -> None:
+        self.allocator = Allocator()
+        self.pools = CONFIGS[which]
+        self.allocator.set_pools(self.pools)
+        self.next = count()
+
+    @rule(version=st.sampled_from("46"), ports=PORTS, share=KEYS)
+    def take(self, version: str, ports: tuple[str, ...], share: str) -> None:
+        view = service(f"s{next(self.next)}", families=version, ports=ports, share=share)
+        asked = wish(view, None)
+        found = self.allocator.find(asked)
+        order = sorted(
+            (p for p in self.pools if p.auto_assign and not p.disabled),
+            key=lambda p: (p.service_allocation.priority or 1e9, p.name),
+        )
+        expected = None
+        for joining in (True, False):  # first who shares under the same key, then what is free
+            for p in order:
+                for address in naive_addresses(p, int(version)):
+                    owners = [a for a in self.allocator.held.values() if address in a.addresses]
+                    fits = all(
+                        a.keys == asked.keys and a.keys[0] and not set(a.ports) & set(asked.ports) for a in owners
+                    )
+                    if expected is None and fits and bool(owners) == joining:
+                        expected = address
+        if expected is None:
+            assert isinstance(found, Refusal)
+        else:
+            assert not isinstance(found, Refusal)
+            assert found.addresses == (expected,)
+            self.allocator.hold(asked.key, found)
+
+    @precondition(lambda self: self.allocator.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.allocator.release(data.draw(st.sampled_from(sorted(self.allocator.held))))
+
+
+TestChoices = Choices.TestCase
+TestChoices.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+@given(st.permutations(range(6)), st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_equal_events_in_any_order_give_one_answer(order: list[int], which: int) -> None:
+    answers = []
+    for sequence in (sorted(order), order):
+        made = World(rules=Rules())
+        made.sync()
+        made.configure(*CONFIGS[which])
+        for i in sequence:
+            made.put(service(f"s{i}", families=["4", "6", "46"][i % 3], policy="PreferDualStack", created=3))
+        made.settle()
+        answers.append({k: v.ingress_ips for k, v in made.objects.items()})
+    assert answers[0] == answers[1]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=200), st.sets(st.integers(0, 60)))
+@settings(max_examples=150, deadline=None)
+def test_intervals_are_a_set(steps: list[tuple[bool, int]], start: set[int]) -> None:
+    model = set(start)
+    intervals = IntervalSet((v, v) for v in sorted(start))
+    for adding, value in steps:
+        if adding:
+            assert intervals.add(value) is (value not in model)
+            model.add(value)
+        else:
+            assert intervals.discard(value) is (value in model)
+            model.discard(value)
+        assert intervals.lowest() == min(model, default=None)
+        assert intervals.size == len(model)
+    assert [v for first, last in intervals for v in range(first, last + 1)] == sorted(model)
+    assert all(v in intervals for v in model)
+
+
+SPANS = (
+    st.sets(st.integers(0, 80), max_size=12)
+    .map(lambda s: sorted(s)[: len(s) // 2 * 2])
+    .map(lambda s: list(zip(s[::2], s[1::2], strict=True)))
+)
+
+
+@given(SPANS, SPANS)
+def test_subtract(wanted: list[tuple[int, int]], holes: list[tuple[int, int]]) -> None:
+    def members(spans: list[tuple[int, int]]) -> set[int]:
+        return {v for first, last in spans for v in range(first, last + 1)}
+
+    assert members(subtract(wanted, holes)) == members(wanted) - members(holes)
+
+
+@given(st.integers(0, 700), st.integers(0, 700), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_pool_gives_each_usable_address_once(start: int, length: int, avoid: bool) -> None:
+    base = int(ipaddress.ip_address("192.0.2.0"))
+    first, last = (ipaddress.ip_address(base + n) for n in (start, start + length))
+    p = dataclasses.replace(pool("p", f"{first}-{last}", exclude=("192.0.2.8/30",)), avoid_buggy_ips=avoid)
+    space = PoolSpace(p).spaces[4]
+    expected = naive_addresses(p, 4)
+    assert space.size == len(expected)
+    given_out = []
+    while (address := space.lowest()) is not None:
+        given_out.append(address)
+        space.take(address)
+    assert given_out == expected
+    for address in expected:
+        space.give_back(address)
+    assert space.free.size == len(expected)
