@@ -7,19 +7,17 @@ tried again when Services change. A ConfigMap that is missing or wrong never dis
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from metallb_common.config.model import Config
+from metallb_common.config.parse import Parsed
 from metallb_common.kube.views import Json
 from metallb_common.obs import logs
 from metallb_speaker.cluster.pools import PoolIndex, parse_address
 from metallb_speaker.cluster.view import Changes, ClusterView
 
-KEY = "config"
-
-#: text -> (configuration or None, errors, warnings), as `metallb_common.config.parse` gives them.
-Parser = Callable[[str], Any]
+#: A ConfigMap's data -> the configuration, errors, warnings.
+Parser = Callable[[Mapping[str, str]], Parsed]
 
 
 class ConfigFollower:
@@ -27,8 +25,9 @@ class ConfigFollower:
 
     def __init__(self, view: ClusterView, changes: Changes, parse: Parser, *, accepted: bool) -> None:
         self._view, self._changes, self._parse, self._accepted = view, changes, parse, accepted
-        self._text: str | None = None  # of the configuration in use
-        self._refused: tuple[str, Config] | None = None  # text and configuration that Services stand against
+        self._data: Mapping[str, str] | None = None  # of the configuration in use
+        self._refused: tuple[Mapping[str, str], Config] | None = None  # that Services stand against
+        self.refusals = 0
         self.loaded = False
         self.stale = True
         self.problem = "no configuration yet"
@@ -40,11 +39,7 @@ class ConfigFollower:
             self._missing()
 
     def upsert(self, obj: Json) -> None:
-        data = obj.get("data") or {}
-        if KEY not in data:
-            others = ", ".join(sorted(data)) or "nothing"
-            logs.warn(op="config", msg=f"the ConfigMap has no key {KEY!r}: read as empty", found=others)
-        self._offer(data.get(KEY) or "")
+        self._offer(dict(obj.get("data") or {}))
 
     def delete(self, obj: Json) -> None:
         self._missing()
@@ -52,36 +47,36 @@ class ConfigFollower:
     def retry(self) -> None:
         """Services have changed: what was refused may be fine by now."""
         if self._refused is not None:
-            text, config = self._refused
-            self._take(text, config, quiet=True)
+            data, config = self._refused
+            self._take(data, config, quiet=True)
 
     def _missing(self) -> None:
         self._refused = None
         self._fail("noConfig", "the ConfigMap does not exist" + ("" if self._view.config else "; waiting for it"))
 
-    def _offer(self, text: str) -> None:
-        if text == self._text:
+    def _offer(self, data: Mapping[str, str]) -> None:
+        if data == self._data:
             self._refused = None
             self._succeed()
             return
-        parsed = self._parse(text)
+        parsed = self._parse(data)
         for warning in parsed.warnings:
             logs.warn(op="config", msg=str(warning))
         if parsed.config is None:
             self._refused = None
             self._fail("configStale", "; ".join(map(str, parsed.errors[:5])) or "not readable")
             return
-        self._take(text, parsed.config)
+        self._take(data, parsed.config)
 
-    def _take(self, text: str, config: Config, *, quiet: bool = False) -> None:
+    def _take(self, data: Mapping[str, str], config: Config, *, quiet: bool = False) -> None:
         orphan = "" if self._accepted or self._view.config is None else self._orphan(self._view.config, config)
         if orphan:
-            self._refused = (text, config)
+            self._refused = (data, config)
             message = f"new config not compatible with assigned IPs: {orphan}"
             if not quiet or message != self.problem:
                 self._fail("configStale", message)
             return
-        self._text, self._refused = text, None
+        self._data, self._refused = data, None
         self._view.config = config
         self._changes.all()
         logs.info(event="configLoaded", msg="configuration loaded", pools=len(config.pools), peers=len(config.peers))
@@ -102,6 +97,7 @@ class ConfigFollower:
 
     def _fail(self, event: str, problem: str) -> None:
         self.stale = True
+        self.refusals += 1
         if problem != self.problem:
             kept = "; keeping the last good one" if self._view.config else ""
             logs.warn(event=event, op="config", error=problem, msg=f"configuration not usable{kept}")

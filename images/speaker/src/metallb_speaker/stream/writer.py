@@ -71,8 +71,6 @@ class DesiredWriter:
         self._snapshot = False
         self.version += 1
         yield frame({"t": "begin", "base": base, "version": self.version, "why": why, "kinds": self.kinds})
-        for start in range(0, len(dropped), KEYS_PER_FRAME):
-            yield frame({"t": "drop", "keys": dropped[start : start + KEYS_PER_FRAME]})
         for start in range(0, len(put), ITEMS_PER_FRAME):
             entries = []
             for key, item in put[start : start + ITEMS_PER_FRAME]:
@@ -86,6 +84,9 @@ class DesiredWriter:
                         value[name] = self._names[names]
                 entries.append([key[0], value])
             yield frame({"t": "put", "items": entries})
+        # Last, so that an address that goes from one group to another is never in none.
+        for start in range(0, len(dropped), KEYS_PER_FRAME):
+            yield frame({"t": "drop", "keys": dropped[start : start + KEYS_PER_FRAME]})
         yield frame({"t": "end", "version": self.version})
 
 

@@ -1,0 +1,302 @@
+"""The announcer put together: what is desired and who is alive in, owned addresses and reports out.
+
+No socket is opened here: the edges are given, or are fakes. `settle` is the end of every turn: elect,
+hand to layer 2 what is owned, and only then let the claims go out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from metallb_common.obs import logs
+from metallb_common.obs.metrics import Registry
+from metallb_speaker import stream
+from metallb_speaker.announcer.layer2 import api as layer2_api
+from metallb_speaker.announcer.layer2.api import Layer2
+from metallb_speaker.announcer.membership import events as membership_events
+from metallb_speaker.announcer.membership.api import Endpoint, Members
+from metallb_speaker.announcer.ownership import events as ownership_events
+from metallb_speaker.announcer.ownership.api import Owner
+from metallb_speaker.announcer.record import Record
+from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute, Layer2Group, Member
+
+#: Seconds without a word from the cluster half after which it counts as hung.
+CLUSTER_SILENT = 10.0
+#: Rounds of election and layer 2 in one turn: an answer of the wire can change an election.
+ROUNDS = 4
+
+Send = Callable[[bytes, Endpoint], None]
+
+
+class Announcer:
+    """See the module. All verbs take `now`, monotonic seconds."""
+
+    def __init__(
+        self,
+        node: str,
+        reader: stream.DesiredReader,
+        layer2: Layer2,
+        membership: Members,
+        ownership: Owner,
+        registry: Registry,
+        *,
+        send: Send,
+        report: Callable[[stream.Report], bool],
+    ) -> None:
+        self.node, self.reader = node, reader
+        self.layer2, self.membership, self.ownership = layer2, membership, ownership
+        self._send, self._report = send, report
+        announced = registry.gauge(
+            "metallb_speaker_announced",
+            "Services being announced from this node. "
+            "This is desired state, it does not guarantee that the routing protocols have converged.",
+            ("service", "protocol", "node", "ip"),
+        )
+        self.record = Record(node, announced, report)
+        self.state: stream.State | None = None  # the cluster half's last word
+        self.state_at = -math.inf
+        self.problems: dict[str, str] = {}  # what is wrong here, by a short name
+        self.dirty = False  # what is desired has changed since `kept`
+        self.handed_over = False
+        self._leaving = False
+        self._why: dict[str, str] = {}
+        self._members_changed = False
+        self._bgp_said = False
+        self._alive: tuple[str, ...] = ()
+
+    # --- the stream ---------------------------------------------------------------------------------
+
+    def on_stream(self, event: stream.Event, now: float) -> None:
+        """One event of `DesiredReader`."""
+        match event:
+            case stream.Hello(version=version):
+                logs.info(op="link", msg="the cluster half is connected", version=version)
+            case stream.Change():
+                self._change(event, now)
+            case stream.Complete():
+                self._complete(now)
+            case stream.State():
+                self.state, self.state_at = event, now
+
+    def connected(self) -> None:
+        """The cluster half is there (again)."""
+        self.record.connected()
+
+    def _change(self, change: stream.Change, now: float) -> None:
+        self.dirty = True
+        self._why.update(change.why)
+        for item in change.put:
+            match item:
+                case Layer2Group():
+                    self.ownership.upsert(item, now)
+                case Member():
+                    self._members_changed = True
+                case BgpPeer() | BgpRoute() | BfdTimers():
+                    self._no_bgp(item)
+        for kind, key in change.drop:
+            if kind == "Layer2Group":
+                self.ownership.remove(key, now)
+            elif kind == "Member":
+                self._members_changed = True
+            elif not any(found == "BgpRoute" for found, _ in self.reader.items):
+                self.problems.pop("bgp", None)
+
+    def _complete(self, now: float) -> None:
+        if self._members_changed:
+            self._members_changed = False
+            seeds = [item for item in self.reader.items.values() if isinstance(item, Member)]
+            self.membership.set(seeds, now)
+        self.settle(now)  # what this transaction moved is told with its own reasons
+        self._why.clear()
+
+    def _no_bgp(self, item: BgpPeer | BgpRoute | BfdTimers) -> None:
+        message = "announcing by BGP is not available in this version"
+        if not self._bgp_said:
+            self._bgp_said = True
+            logs.error(op="bgp", msg=message, peer_or_route=item.key)
+        if isinstance(item, BgpRoute):
+            self.problems["bgp"] = message
+            for service in sorted({s for address in item.addresses for s in address.services}):
+                self._report(stream.Warned("Service", service, "bgpNotAvailable", message))
+
+    # --- every turn -----------------------------------------------------------------------------------
+
+    def settle(self, now: float) -> None:
+        """Bring membership, election and layer 2 into line, then send what membership has to say."""
+        for _ in range(ROUNDS):
+            taken = self.ownership.follow(self.membership, now)
+            if taken:
+                self._membership_events(taken)
+            again = self._ownership_events(now)
+            again |= self._layer2_events(now)
+            if not again:
+                break
+        for data, target in self.membership.pending():
+            self._send(data, target)
+
+    def _membership_events(self, taken: list[membership_events.Event]) -> None:
+        changed = False
+        for event in taken:
+            match event:
+                case membership_events.Received():
+                    continue
+                case membership_events.Joined(name=name) | membership_events.Left(name=name):
+                    logs.info(op="members", event=_name(event), member=name)
+                case membership_events.Failed(name=name) | membership_events.Suspect(name=name):
+                    logs.warn(op="members", event=_name(event), member=name)
+                case membership_events.Stopped(seconds=seconds):
+                    logs.warn(op="members", event="stopped", msg="this process was not running", seconds=seconds)
+                case membership_events.Degraded(names=names):
+                    message = (
+                        f"the membership port does not reach {', '.join(names)}, "
+                        "which Kubernetes says are alive: is UDP blocked? Failover is slower meanwhile"
+                    )
+                    self.problems["membership"] = message
+                    logs.warn(op="members", event="degraded", msg=message)
+                    self._report(stream.Warned("Node", self.node, "membershipDegraded", message))
+                case membership_events.Restored():
+                    self.problems.pop("membership", None)
+                    logs.info(op="members", event="restored", msg="all members are heard again")
+                case _:
+                    logs.debug(op="members", event=_name(event), detail=str(event))
+            changed = True
+        if changed:
+            self._members_seen()
+
+    def _members_seen(self) -> None:
+        view = self.membership.view()
+        self.layer2.set_members({mac for standing in view.values() for mac in standing.macs})
+        alive = tuple(sorted(name for name, s in view.items() if s.tier is not membership_events.Tier.SILENT))
+        if alive != self._alive:
+            self._alive = alive
+            self._report(stream.MembersSeen("membership" not in self.problems, alive))
+
+    def _ownership_events(self, now: float) -> bool:
+        """Act on what ownership says; True when layer 2 was touched."""
+        changed: dict[str, str] = {}  # key -> reason, should it have gone
+        renew: list[str] = []
+        probed = False
+        for event in self.ownership.events():
+            match event:
+                case ownership_events.Acquired(key=key) | ownership_events.Updated(key=key):
+                    changed[key] = "notOwner"
+                case ownership_events.Lost(key=key, reason=reason):
+                    changed[key] = reason
+                case ownership_events.Reassert(key=key):
+                    renew.append(key)
+                case ownership_events.Probe(address=address, wait=wait):
+                    self.layer2.probe(address, now, wait)
+                    probed = True
+                case ownership_events.HandedOver(timed_out=timed_out):
+                    self.handed_over = True
+                    logs.info(op="shutdown", msg="handed over", untaken=timed_out)
+                case ownership_events.Kept(node=node, address=address, mac=mac):
+                    message = f"{node} is silent on the membership port but answers for {address} ({mac}): it keeps it"
+                    logs.warn(op="members", event="kept", member=node, ip=address, msg=message)
+                    self._report(stream.Warned("Node", node, "membershipDegraded", message))
+                case ownership_events.KeptEnded(node=node):
+                    logs.info(op="members", event="keptEnded", member=node)
+                case ownership_events.SplitBrain(key=key, node=node, yielded=yielded):
+                    logs.warn(op="election", event="splitBrain", ip=key, member=node, yielded=yielded)
+        if changed or renew:
+            self._apply(changed, renew, now)
+        return bool(changed) or probed
+
+    def _apply(self, changed: dict[str, str], renew: list[str], now: float) -> None:
+        owned = self.ownership.owned()
+        again = {key: owned[key] for key in renew if key in owned}
+        if again:
+            # Taken out and put back, without another duplicate check: its gratuitous frames start anew.
+            self.layer2.set({key: group for key, group in owned.items() if key not in again}, now)
+            self.layer2.set({**owned, **{key: replace(group, check=False) for key, group in again.items()}}, now)
+        self.layer2.set(owned, now)
+        for key, reason in changed.items():
+            item = self.reader.items.get(("Layer2Group", key))
+            group = item if isinstance(item, Layer2Group) else None
+            if group is not None and not group.candidates and group.reason:
+                reason = group.reason
+            addresses = group.addresses if group is not None and key in owned else ()
+            self.record.set("layer2", key, addresses, self._why, reason)
+
+    def _layer2_events(self, now: float) -> bool:
+        """Pass on what the wire says; True when ownership may think anew."""
+        again = False
+        for event in self.layer2.events():
+            match event:
+                case layer2_api.ProbeResult(address=address, macs=macs):
+                    self.ownership.probe_result(address, macs, now)
+                    again = True
+                case layer2_api.Claimed(address=address, mac=mac):
+                    self.ownership.foreign_claim(address, mac, now)
+                    again = True
+                case layer2_api.InterfacesChanged(interfaces=interfaces):
+                    logs.info(op="interfaces", msg="interfaces in use", interfaces=interfaces)
+                    self.membership.set_macs(self.layer2.own_macs(), now)
+                case layer2_api.Conflict():
+                    self._conflict(event)
+                case layer2_api.ConflictGone(address=address, interface=interface):
+                    self.problems.pop(f"conflict {address} {interface}", None)
+                    logs.info(event="addressConflictEnded", ip=address, interface=interface)
+                case layer2_api.Unreachable(key=key):
+                    logs.warn(event="noInterface", ip=key, msg="no interface of this node matches the advertisement")
+                case layer2_api.Announcing(address=address, interface=interface):
+                    logs.debug(event="announcing", ip=address, interface=interface)
+        return again
+
+    def _conflict(self, conflict: layer2_api.Conflict) -> None:
+        message = (
+            f"another host ({conflict.mac} on {conflict.interface}) uses {conflict.address}"
+            + (": not announced there until it stops" if conflict.withheld else ": defended")
+            + "; exclude-addresses keeps the pool from giving the address out"
+        )
+        self.problems[f"conflict {conflict.address} {conflict.interface}"] = message
+        logs.error(event="addressConflict", ip=conflict.address, interface=conflict.interface, msg=message)
+        for item in self.reader.items.values():
+            if isinstance(item, Layer2Group):
+                for address in item.addresses:
+                    if address.ip == conflict.address:
+                        for service in address.services:
+                            self._report(stream.Warned("Service", service, "addressConflict", message))
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def leave(self, now: float) -> None:
+        """Hand over in order; `handed_over` tells when that is done."""
+        if not self._leaving:
+            self._leaving = True
+            self.ownership.leave(now)
+            self.membership.leave(now)
+            self.settle(now)
+
+    def depart(self, now: float) -> None:
+        """Fall silent, and say so: the last thing before the end."""
+        self.settle(now)
+        self.layer2.set({}, now)
+        self.membership.depart(now)
+        for data, target in self.membership.pending():
+            self._send(data, target)
+
+    # --- what others ask ------------------------------------------------------------------------------
+
+    def cluster_alive(self, now: float) -> bool:
+        return now - self.state_at <= CLUSTER_SILENT
+
+    def unready(self, now: float) -> list[str]:
+        """Why this speaker is not ready; [] when it is."""
+        out = []
+        if self.state is None or not self.cluster_alive(now):
+            out.append("the cluster half is not heard")
+        elif not self.state.synced:
+            out.append("the cluster half has not seen every list yet")
+        if not self.membership.ready:
+            out.append("the membership has not joined yet")
+        if self._leaving:
+            out.append("leaving")
+        return out
+
+
+def _name(event: object) -> str:
+    name = type(event).__name__
+    return name[0].lower() + name[1:]

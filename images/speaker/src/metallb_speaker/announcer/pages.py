@@ -1,0 +1,164 @@
+"""The announcer's pages: /metrics, /livez, /readyz and /status, and the metrics collected when asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from metallb_common.obs import http
+from metallb_common.obs.metrics import CONFIG_LOADED, CONFIG_STALE, UPDATE_ERRORS, UPDATES, Family, Labels, Registry
+from metallb_speaker import __version__
+from metallb_speaker.announcer.announcer import Announcer
+from metallb_speaker.announcer.loop import Loop
+
+Page = tuple[int, str, Iterator[bytes]]
+
+_LAYER2 = {
+    "requests_received": "Number of layer2 requests received for owned IPs",
+    "responses_sent": "Number of layer2 responses sent for owned IPs in response to requests",
+    "gratuitous_sent": "Number of gratuitous layer2 packets sent for owned IPs as a result of failovers",
+}
+
+
+class Collector:
+    """Families made at scrape time."""
+
+    def __init__(self, announcer: Announcer, loop: Loop) -> None:
+        self._announcer, self._loop = announcer, loop
+
+    def register(self, registry: Registry) -> None:
+        for collect in (self.cluster, self.layer2, self.members, self.loop):
+            registry.collector(collect)
+
+    def cluster(self) -> Iterator[Family]:
+        """The cluster half's numbers as it pushed them last: it is never asked during a scrape."""
+        announcer, now = self._announcer, self._loop.clock()
+        state = announcer.state
+        if state is None:
+            for (name, help), kind, value in (
+                (UPDATES, "counter", 0.0),
+                (UPDATE_ERRORS, "counter", 0.0),
+                (CONFIG_LOADED, "gauge", 0.0),
+                (CONFIG_STALE, "gauge", 1.0),
+            ):
+                yield Family(name, help, kind, (), {(): value})
+        else:
+            for name, help, kind, labels, series in state.numbers:
+                yield Family(name, help, kind, labels, dict(series))
+            yield Family(
+                "metallb_speaker_cluster_age_seconds",
+                "Seconds since the cluster half was heard last.",
+                "gauge",
+                (),
+                {(): round(now - announcer.state_at, 3)},
+            )
+        alive = state is not None and announcer.cluster_alive(now)
+        yield Family(
+            "metallb_speaker_cluster_up",
+            "1 if the cluster half is heard; without it, what is announced stays as it is.",
+            "gauge",
+            (),
+            {(): float(alive)},
+        )
+
+    def layer2(self) -> Iterator[Family]:
+        layer2 = self._announcer.layer2
+        counters = layer2.counters()
+        for metric, help in _LAYER2.items():
+            series: dict[Labels, float] = {
+                (ip,): float(count) for (name, ip), count in counters.items() if name == metric
+            }
+            yield Family(f"metallb_layer2_{metric}", help, "counter", ("ip",), series)
+        yield Family(
+            "metallb_layer2_frames_dropped",
+            "Number of layer2 frames that were let in and not answered, by reason",
+            "counter",
+            ("interface", "reason"),
+            {key: float(count) for key, count in layer2.drops().items()},
+        )
+        yield Family(
+            "metallb_layer2_address_conflict",
+            "1 while another host answers for an owned IP",
+            "gauge",
+            ("ip", "interface", "mac"),
+            {(ip, interface, mac): 1.0 for (ip, interface), mac in layer2.conflicts().items()},
+        )
+
+    def members(self) -> Iterator[Family]:
+        membership = self._announcer.membership
+        counts: dict[tuple[str, ...], float] = {}
+        for standing in membership.view().values():
+            name = "suspect" if standing.suspect else standing.tier.name.lower()
+            counts[(name,)] = counts.get((name,), 0.0) + 1
+        yield Family("metallb_speaker_members", "Speakers known, by their standing.", "gauge", ("standing",), counts)
+        yield Family(
+            "metallb_speaker_membership_dropped",
+            "Number of datagrams on the membership port that were dropped, by reason.",
+            "counter",
+            ("reason",),
+            {(reason,): float(count) for reason, count in membership.drops().items()},
+        )
+
+    def loop(self) -> Iterator[Family]:
+        yield Family(
+            "metallb_speaker_loop_longest_seconds",
+            "Longest turn of the announcer's loop since the last scrape.",
+            "gauge",
+            (),
+            {(): self._loop.take_longest()},
+        )
+
+
+def pages(
+    announcer: Announcer, registry: Registry, loop: Loop, more: Callable[[], dict[str, Any]]
+) -> Mapping[str, Callable[[], Page]]:
+    """What each path answers. `more` adds to /status."""
+
+    def metrics() -> Page:
+        return 200, http.PROMETHEUS, registry.chunks()
+
+    def livez() -> Page:
+        return 200, http.TEXT, iter([b"ok\n"])  # it answers: its loop runs
+
+    def readyz() -> Page:
+        why = announcer.unready(loop.clock())
+        return (503 if why else 200), http.TEXT, iter(["".join(f"{w}\n" for w in why or ["ok"]).encode()])
+
+    def status() -> Page:
+        now = loop.clock()
+        state = announcer.state
+        parts: dict[str, Callable[[], Any]] = {
+            "node": lambda: announcer.node,
+            "version": lambda: __version__,
+            "ready": lambda: announcer.unready(now) or True,
+            "problems": lambda: [*announcer.problems.values(), *(state.problems if state else ())],
+            "cluster_half": lambda: {
+                "heard_seconds_ago": round(now - announcer.state_at, 1) if state else None,
+                "synced": bool(state and state.synced),
+                "version": announcer.reader.version,
+            },
+            "membership": announcer.membership.status,
+            "election": announcer.ownership.status,
+            "layer2": announcer.layer2.status,
+            "process": more,
+        }
+        return 200, http.JSON, _slices(parts)
+
+    return {"/metrics": metrics, "/livez": livez, "/readyz": readyz, "/status": status}
+
+
+def _slices(parts: Mapping[str, Callable[[], Any]]) -> Iterator[bytes]:
+    """An object's members one by one, each in pieces: thousands of groups must not be encoded in one turn."""
+    encoder = json.JSONEncoder(indent=1, default=str)
+    lead = "{\n"
+    for name, make in parts.items():
+        text = f"{lead} {json.dumps(name)}: "
+        lead = ",\n"
+        for piece in encoder.iterencode(make()):
+            text += piece
+            if len(text) > 8192:
+                yield text.encode()
+                text = ""
+        yield text.encode()
+    yield b"\n}\n"
