@@ -14,7 +14,8 @@ from metallb_common.obs import logs
 from metallb_speaker.announcer.edge.groups import Groups
 from metallb_speaker.announcer.edge.netlink import Netlink
 from metallb_speaker.announcer.edge.packet import FRAME, FrameSocket, PacketSocket, check_permission
-from metallb_speaker.announcer.layer2 import api, ndp
+from metallb_speaker.announcer.edge.sysctl import arp_ignore
+from metallb_speaker.announcer.layer2 import api, ipvs, ndp
 from metallb_speaker.announcer.layer2 import ethernet as eth
 from metallb_speaker.announcer.layer2.duplicate import GRACE
 from metallb_speaker.announcer.layer2.interfaces import Snapshot
@@ -93,6 +94,8 @@ class Layer2Edge:
         self._wires: dict[int, tuple[Port, _Wire, _Wire]] = {}
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._reopen: dict[int, float] = {}
+        self._ipvs = ""
+        self._told: list[api.Event] = []
 
     def open(self, now: float) -> None:
         check_permission()
@@ -107,6 +110,13 @@ class Layer2Edge:
     def on_links(self, snapshot: Snapshot, now: float) -> None:
         """A new picture of the interfaces; netlink calls this."""
         self.machine.links(snapshot, now)
+        names = {link.name for link in snapshot.links}
+        used = self.machine.used()
+        # Read only where it matters; a picture comes once a minute at least, so that the fix is noticed.
+        warning = ipvs.judge(names, used, arp_ignore(used)) if ipvs.INTERFACE in names else ""
+        if warning and not self._ipvs:
+            self._told.append(api.IpvsConflict(warning))
+        self._ipvs = warning
         self._flush(now)
 
     def set(self, groups: Mapping[str, api.OwnedGroup], now: float) -> None:
@@ -138,7 +148,8 @@ class Layer2Edge:
             handler(now)
 
     def events(self) -> list[api.Event]:
-        return self.machine.events()
+        told, self._told = self._told, []
+        return [*self.machine.events(), *told]
 
     def drain(self, now: float) -> None:
         for _, *wires in self._wires.values():
@@ -164,8 +175,11 @@ class Layer2Edge:
     def conflicts(self) -> Mapping[tuple[str, str], str]:
         return self.machine.conflicts()
 
+    def ipvs_conflict(self) -> str:
+        return self._ipvs
+
     def status(self) -> dict[str, Any]:
-        return self.machine.status()
+        return {**self.machine.status(), "ipvsConflict": self._ipvs}
 
     # --- inside ----------------------------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class FakeLayer2:
     def conflicts(self) -> Mapping[tuple[str, str], str]:
         return {}
 
+    def ipvs_conflict(self) -> str:
+        return ""
+
     def status(self) -> dict[str, Any]:
         addresses = {address: {"eth0": "settled"} for group in self.owned.values() for address in group.addresses}
         return {"interfaces": {"eth0": "used"}, "addresses": addresses, "conflicts": {}, "unreachable": []}

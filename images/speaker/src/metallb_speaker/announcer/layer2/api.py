@@ -104,7 +104,14 @@ class Unreachable:
     key: str
 
 
-Event = Announcing | Conflict | ConflictGone | Claimed | ProbeResult | InterfacesChanged | Unreachable
+@dataclass(frozen=True, slots=True)
+class IpvsConflict:
+    """kube-proxy's IPVS mode makes this node answer for every address; told once. `message` names the fix."""
+
+    message: str
+
+
+Event = Announcing | Conflict | ConflictGone | Claimed | ProbeResult | InterfacesChanged | Unreachable | IpvsConflict
 
 Metric = Literal["requests_received", "responses_sent", "gratuitous_sent"]
 
@@ -150,6 +157,9 @@ class Layer2(Protocol):
 
     def conflicts(self) -> Mapping[tuple[str, str], str]:
         """(address, interface) -> MAC of the foreign host, as long as it lasts."""
+
+    def ipvs_conflict(self) -> str:
+        """The warning as long as it holds, else "": for the gauge metallb_speaker_ipvs_arp_conflict."""
 
     def status(self) -> dict[str, Any]:
         """For `/status`: interfaces used and refused (with the reason), addresses and their state."""

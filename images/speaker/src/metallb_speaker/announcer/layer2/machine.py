@@ -70,16 +70,17 @@ class Layer2Machine:
     def set(self, groups: Mapping[str, api.OwnedGroup], now: float) -> None:
         """The whole set of groups; an address that stays is left alone."""
         self._now = now
-        for key in [key for key in self._groups if key not in groups]:
-            del self._groups[key]
-            self._need(key, (), now, check=False)
-            self._unreachable.discard(key)
         for key, group in groups.items():
             known = self._groups.get(key)
             if known is group or known == group:
                 continue
             self._groups[key] = group
             self._place(group, now)
+        # Last, so that an address that moves from one group to another is never silent.
+        for key in [key for key in self._groups if key not in groups]:
+            del self._groups[key]
+            self._need(key, (), now, check=False)
+            self._unreachable.discard(key)
 
     def set_members(self, macs: Iterable[str]) -> None:
         self._members = frozenset(eth.mac_bytes(mac) for mac in macs)
@@ -91,7 +92,7 @@ class Layer2Machine:
             return
         routes_changed = snapshot.on_link != self._snapshot.on_link
         before, self._snapshot = self._links, snapshot
-        used_before = self._used()
+        used_before = self.used()
         self._links = {link.index: link for link in snapshot.links}
         self._reasons = judge(snapshot.links)
         self._routes = Routes(snapshot.on_link)
@@ -113,8 +114,8 @@ class Layer2Machine:
                 for key in self._holders:
                     if key[0] == index and key in self._gratuitous:
                         self._gratuitous.start(key, now)
-        if self._used() != used_before or routes_changed:
-            self._events.append(api.InterfacesChanged(self._used()))
+        if self.used() != used_before or routes_changed:
+            self._events.append(api.InterfacesChanged(self.used()))
 
     def at(self, now: float) -> None:
         """The time of what is fed to ports directly (`ports`), past `receive`: the edge's short cut."""
@@ -187,6 +188,10 @@ class Layer2Machine:
         out, self._events = self._events, []
         return out
 
+    def used(self) -> tuple[str, ...]:
+        """Names of the interfaces in use, sorted."""
+        return tuple(sorted(self._links[index].name for index in self._usable()))
+
     def own_macs(self) -> tuple[str, ...]:
         return tuple(sorted({eth.mac_text(self._links[i].mac) for i in self._usable()}))
 
@@ -234,9 +239,6 @@ class Layer2Machine:
 
     def _usable(self) -> list[int]:
         return [index for index, reason in self._reasons.items() if not reason]
-
-    def _used(self) -> tuple[str, ...]:
-        return tuple(sorted(self._links[index].name for index in self._usable()))
 
     def _match(self, interfaces: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[int, ...]:
         found = self._matching.get((interfaces, exclude))
