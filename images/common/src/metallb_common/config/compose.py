@@ -27,7 +27,7 @@ class Scalar:
     column: int
     plain: bool  # written without quotes: may mean a number, a boolean or nothing
     tag: str = ""  # explicit tag, in full
-    block: bool = False  # written as | or >: its text starts on the next line
+    literal: bool = False  # written as |: line N of its text is N lines below
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class _Composer:
         if kind is yaml.ScalarEvent:
             style = event.style
             plain = style is None or style == ""
-            node = Scalar(event.value, line, column, plain, event.tag or "", style in ("|", ">"))
+            node = Scalar(event.value, line, column, plain, event.tag or "", style == "|")
             if event.anchor:
                 self.anchors[event.anchor] = node
         elif kind is yaml.SequenceStartEvent:
