@@ -68,8 +68,16 @@ class FakeCluster:
 class Announcer:
     """The process, in the host's network namespace."""
 
-    def __init__(self, host: Host, node: str = "n1", *flags: str, key: str = "", directory: Path | None = None) -> None:
-        self.host = host
+    def __init__(
+        self,
+        host: Host,
+        node: str = "n1",
+        *flags: str,
+        key: str = "",
+        directory: Path | None = None,
+        mode: str = "announcer",
+    ) -> None:
+        self.host, self.mode = host, mode
         self._made = tempfile.TemporaryDirectory(prefix="speaker-") if directory is None else None
         self.directory = Path(self._made.name) if self._made else Path(str(directory))
         self.socket = self.directory / "desired.sock"
@@ -81,7 +89,7 @@ class Announcer:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-OO", "-m", "metallb_speaker", "--mode=announcer", *self._flags]
+        command = [sys.executable, "-OO", "-m", "metallb_speaker", f"--mode={self.mode}", *self._flags]
         if self._key:
             command += [f"--ml-bindaddr={self.host.ip4}", "--ml-labels=app=metallb"]
         environ = {**os.environ, "METALLB_ML_SECRET_KEY": self._key}

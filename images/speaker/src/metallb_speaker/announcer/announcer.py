@@ -241,6 +241,9 @@ class Announcer:
                     logs.info(event="addressConflictEnded", ip=address, interface=interface)
                 case layer2_api.Unreachable(key=key):
                     logs.warn(event="noInterface", ip=key, msg="no interface of this node matches the advertisement")
+                case layer2_api.IpvsConflict(message=message):
+                    logs.error(event="ipvsConflict", msg=message)
+                    self._report(stream.Warned("Node", self.node, "ipvsConflict", message))
                 case layer2_api.Announcing(address=address, interface=interface):
                     logs.debug(event="announcing", ip=address, interface=interface)
         return again

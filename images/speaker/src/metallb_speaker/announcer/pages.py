@@ -84,6 +84,13 @@ class Collector:
             ("ip", "interface", "mac"),
             {(ip, interface, mac): 1.0 for (ip, interface), mac in layer2.conflicts().items()},
         )
+        yield Family(
+            "metallb_speaker_ipvs_arp_conflict",
+            "1 if kube-proxy's IPVS mode makes this node answer ARP for every address: strictARP is off",
+            "gauge",
+            (),
+            {(): float(bool(layer2.ipvs_conflict()))},
+        )
 
     def members(self) -> Iterator[Family]:
         membership = self._announcer.membership
@@ -132,7 +139,11 @@ def pages(
             "node": lambda: announcer.node,
             "version": lambda: __version__,
             "ready": lambda: announcer.unready(now) or True,
-            "problems": lambda: [*announcer.problems.values(), *(state.problems if state else ())],
+            "problems": lambda: [
+                *filter(None, [announcer.layer2.ipvs_conflict()]),
+                *announcer.problems.values(),
+                *(state.problems if state else ()),
+            ],
             "cluster_half": lambda: {
                 "heard_seconds_ago": round(now - announcer.state_at, 1) if state else None,
                 "synced": bool(state and state.synced),
