@@ -24,11 +24,21 @@ TierOf = Callable[[str], Tier]
 
 @dataclass(slots=True)
 class Entry:
-    """One group. `owner` is whom this node believes to own it; "" for nobody."""
+    """One group. `owner` is whom this node believes to own it; "" for nobody.
+
+    `order`: the best candidates; `behind`: the best of the fallback nodes, which come after all candidates of
+    the same tier (a cordoned node that is settled goes before a candidate that is leaving).
+    """
 
     group: Layer2Group
     order: tuple[str, ...]
+    behind: tuple[str, ...] = ()
     owner: str = ""
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """Nodes whose tier matters here, as far as they are kept."""
+        return self.order + self.behind
 
 
 def best(candidates: tuple[str, ...], ip: str, preferred: str) -> tuple[str, ...]:
@@ -42,6 +52,16 @@ def best(candidates: tuple[str, ...], ip: str, preferred: str) -> tuple[str, ...
     if preferred in candidates:
         order = [preferred, *(node for node in order if node != preferred)]
     return tuple(order)
+
+
+def _ranked(group: Layer2Group) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """All that the order depends on, besides the key."""
+    return group.candidates, group.fallback, group.preferred
+
+
+def _deep(entry: Entry) -> bool:
+    """Whether there are more nodes than are kept in order."""
+    return len(entry.group.candidates) > len(entry.order) or len(entry.group.fallback) > len(entry.behind)
 
 
 class Groups:
@@ -58,7 +78,7 @@ class Groups:
         """Add or replace; keeps the believed owner, and the order where the candidates are the same."""
         held = self.entries.get(group.key)
         if held is not None:
-            same = (held.group.candidates, held.group.preferred) == (group.candidates, group.preferred)
+            same = _ranked(held.group) == _ranked(group)
             for address in held.group.addresses:
                 if self.by_address.get(address.ip) == group.key:
                     del self.by_address[address.ip]
@@ -67,10 +87,15 @@ class Groups:
             else:
                 self._unlist(held)
                 held.group, held.order = group, best(group.candidates, group.key, group.preferred)
+                held.behind = best(group.fallback, group.key, group.preferred)
                 self._list(held)
             entry = held
         else:
-            entry = Entry(group, best(group.candidates, group.key, group.preferred))
+            entry = Entry(
+                group,
+                best(group.candidates, group.key, group.preferred),
+                best(group.fallback, group.key, group.preferred),
+            )
             self.entries[group.key] = entry
             self._list(entry)
         for address in group.addresses:
@@ -108,18 +133,19 @@ class Groups:
         keys = list(self._by_node.get(node, ()))
         for key in self._deep:
             entry = self.entries[key]
-            order, owner = entry.order, entry.owner
+            order, owner = entry.listed, entry.owner
             if node not in order and (owner not in order or tier_of(owner) is not Tier.SETTLED):
                 keys.append(key)
         return keys
 
     def elect(self, entry: Entry, tier_of: TierOf, without: str = "") -> str:
         """The owner: the first in order of the best tier that has any; "" for nobody. `without` counts as gone."""
-        winner, tier = self._first(entry.order, tier_of, without)
-        if tier is not Tier.SETTLED and len(entry.group.candidates) > len(entry.order):
+        winner, tier = self._first(entry.listed, tier_of, without)
+        if (tier is not Tier.SETTLED or winner not in entry.order) and _deep(entry):
             full = rank(entry.group.candidates, entry.group.key)
             if entry.group.preferred in full:
                 full.insert(0, entry.group.preferred)
+            full += rank(entry.group.fallback, entry.group.key)
             winner, _ = self._first(full, tier_of, without)
         return winner
 
@@ -138,16 +164,16 @@ class Groups:
 
     def _list(self, entry: Entry) -> None:
         key = entry.group.key
-        for node in entry.order:
+        for node in entry.listed:
             self._by_node.setdefault(node, {})[key] = None
-        if len(entry.group.candidates) > len(entry.order):
+        if _deep(entry):
             self._deep[key] = None
 
     def _unlist(self, entry: Entry) -> None:
         key = entry.group.key
-        for node in entry.order:
-            nodes = self._by_node[node]
+        for node in entry.listed:
+            nodes = self._by_node.get(node, {})
             nodes.pop(key, None)
-            if not nodes:
+            if not nodes and node in self._by_node:
                 del self._by_node[node]
         self._deep.pop(key, None)

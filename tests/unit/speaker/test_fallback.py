@@ -1,0 +1,47 @@
+"""Nodes that come behind the candidates: NotReady and cordoned ones, as long as there are better ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from metallb_speaker.announcer.membership.events import Tier
+from metallb_speaker.announcer.ownership.groups import PREFIX, Groups
+from metallb_speaker.desired import Layer2Group
+
+SETTLED, NEW, LEAVING, SILENT = Tier
+
+
+@pytest.mark.parametrize(
+    ("tiers", "winner"),
+    [
+        ({}, "a"),
+        ({"a": SILENT}, "b"),
+        ({"a": SILENT, "b": SILENT}, "c"),
+        ({"a": LEAVING, "b": SILENT}, "c"),  # behind, but it stays
+        ({"a": NEW, "b": SILENT, "c": NEW}, "a"),
+        ({"a": SILENT, "b": SILENT, "c": SILENT}, "d"),
+        (dict.fromkeys("abcd", SILENT), ""),
+    ],
+)
+def test_who_comes_behind(tiers: dict[str, Tier], winner: str) -> None:
+    groups = Groups()
+    entry = groups.put(Layer2Group("1.1.1.1", (), ("a", "b"), ("c", "d")))
+    assert groups.elect(entry, lambda node: tiers.get(node, SETTLED)) == winner
+
+
+def test_many_candidates_go_before_any_fallback() -> None:
+    groups = Groups()
+    names = tuple(f"n{i:02}" for i in range(PREFIX + 3))
+    entry = groups.put(Layer2Group("1.1.1.1", (), names, ("z",)))
+    silent = set(entry.order)
+    assert groups.elect(entry, lambda node: SILENT if node in silent else SETTLED) in set(names) - silent
+
+
+def test_changes_of_fallback_nodes_matter() -> None:
+    groups = Groups()
+    groups.put(Layer2Group("1.1.1.1", (), ("a",), ("c",)))
+    assert groups.touched("c", lambda node: SETTLED) == ["1.1.1.1"]
+    groups.put(Layer2Group("1.1.1.1", (), ("a", "c"), ()))
+    groups.put(Layer2Group("1.1.1.1", (), ("a",), ()))
+    assert groups.touched("c", lambda node: SETTLED) == []
+    groups.remove("1.1.1.1")
