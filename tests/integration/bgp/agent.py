@@ -11,29 +11,16 @@ import ipaddress
 import json
 import os
 import selectors
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
-from metallb_speaker.announcer.bgp.wire.capabilities import Family
+from metallb_speaker.announcer.edge.addresses import next_hops
 from metallb_speaker.announcer.edge.bfd import BfdEdge
 from metallb_speaker.announcer.edge.bgp import BgpEdge
-from metallb_speaker.announcer.edge.tcp import Address
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
-
-
-def next_hops(own: Address) -> Mapping[Family, Address | None]:
-    told = json.loads(subprocess.run(["ip", "-j", "addr"], capture_output=True, check=True).stdout)
-    out: dict[Family, Address | None] = {"ipv4": None, "ipv6": None}
-    for link in told:
-        addresses = [ipaddress.ip_address(a["local"]) for a in link["addr_info"] if a["scope"] == "global"]
-        if own in addresses:
-            for address in reversed(addresses):
-                out["ipv4" if address.version == 4 else "ipv6"] = address
-    return out
 
 
 def main() -> None:

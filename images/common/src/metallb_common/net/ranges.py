@@ -46,7 +46,7 @@ class AddressRange:
     def networks(self) -> Iterator[Network]:
         """The minimal list of CIDRs that covers exactly this interval."""
         first, last = to_address(self.version, self.first), to_address(self.version, self.last)
-        yield from ipaddress.summarize_address_range(first, last)  # type: ignore[type-var]
+        yield from ipaddress.summarize_address_range(first, last)
 
     def __str__(self) -> str:
         nets = list(self.networks())

@@ -1,0 +1,198 @@
+"""BGP and BFD in the announcer: from the stream's items to sessions, and what they say of themselves.
+
+Sans-IO but for the edges that are given: the machine is `bgp.speaker.BgpSpeaker`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from metallb_common.obs import logs
+from metallb_common.obs.metrics import Family, Labels
+from metallb_speaker.announcer.bgp.fsm import State
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.record import Record
+from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute, Item
+
+
+class Edge(Protocol):
+    """What carries bytes for the machine: see `edge.bgp.BgpEdge` and `edge.bfd.BfdEdge`."""
+
+    def act(self, now: float) -> None: ...
+
+    def listen_for(self, peers: Mapping[str, str]) -> None: ...
+
+    def problems(self) -> Mapping[str, str]: ...
+
+    def close(self) -> None: ...
+
+
+def router_id(node: str, host: str) -> ipaddress.IPv4Address:
+    """The BGP identifier without a configured router-id: the node's IPv4 address, else one made of its name.
+
+    Any non-zero value that is unique within the AS serves (RFC 6286 section 2.1).
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if isinstance(address, ipaddress.IPv4Address) and int(address):
+        return address
+    return ipaddress.IPv4Address(int.from_bytes(hashlib.sha256(node.encode()).digest()[:4]) or 1)
+
+
+class Routing:
+    """All of BGP and BFD on this node. `items` is the stream's whole current set."""
+
+    def __init__(
+        self,
+        machine: BgpSpeaker,
+        edge: Edge,
+        record: Record,
+        warn: Callable[[str, str], None],
+    ) -> None:
+        """`warn(reason, message)` makes an event of the Node."""
+        self.machine, self.edge = machine, edge
+        self._record, self._warn = record, warn
+        self._routes: dict[str, BgpRoute] = {}
+        self._peers: dict[str, BgpPeer] = {}
+        self._warned: dict[str, str] = {}
+        self._leaving = False
+
+    # --- wishes ---------------------------------------------------------------------------------------
+
+    def apply(self, items: Mapping[tuple[str, str], Item], why: Mapping[str, str], now: float) -> None:
+        """Bring sessions and routes to what is desired. Unchanged ones notice nothing."""
+        if self._leaving:
+            return
+        routes = {i.key: i for i in items.values() if isinstance(i, BgpRoute)}
+        peers = {i.key: i for i in items.values() if isinstance(i, BgpPeer)}
+        timers = [i for i in items.values() if isinstance(i, BfdTimers)]
+        for key in self._peers.keys() - peers.keys():
+            logs.info(event="peerRemoved", peer=key, reason="removedFromConfig")
+        for key in peers.keys() - self._peers.keys():
+            logs.info(event="peerAdded", peer=key, address=peers[key].address)
+        self.machine.replace(peers.values(), routes.values(), timers, now)
+        self.edge.listen_for({p.address: p.password for p in peers.values() if p.listen})
+        for key in self._routes.keys() - routes.keys():
+            self._record.set("bgp", key, (), why, "notOwner")
+        for key, route in routes.items():
+            if self._routes.get(key) != route:
+                self._record.set("bgp", key, route.addresses, why, "notOwner")
+        if routes != self._routes:
+            logs.debug(event="updatedAdvertisements", routes=len(routes))
+        self._routes, self._peers = routes, peers
+        self.turn(now)
+
+    def leave(self, now: float) -> None:
+        """Say good-bye to every peer; `left` tells when that is done."""
+        if not self._leaving:
+            self._leaving = True
+            self.machine.stop(now, "the speaker is stopping")
+            self.turn(now)
+
+    @property
+    def left(self) -> bool:
+        return self._leaving and self.machine.stopped
+
+    # --- every turn -----------------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        return self.machine.deadline()
+
+    def on_deadline(self, now: float) -> None:
+        self.machine.on_deadline(now)
+
+    def turn(self, now: float) -> None:
+        """Carry what is pending, tell what happened."""
+        for event in self.machine.follow(now):
+            peer = self._peers.get(event.peer)
+            where = f"{peer.address}:{peer.port}" if peer is not None else event.peer
+            fields: dict[str, Any] = {"event": event.name, "peer": event.peer, "address": where}
+            if event.reason:
+                fields["reason"] = event.reason
+            if event.name in ("sessionUp", "bfdUp"):
+                logs.info(**fields)
+                self._warned.pop(event.peer, None)
+            elif event.name == "sessionFailed":
+                # Said at every change of reason, not at every attempt: a peer may be away for days.
+                if self._warned.get(event.peer) != event.reason:
+                    self._warned[event.peer] = event.reason
+                    logs.warn(**fields)
+            else:
+                logs.warn(**fields)
+                if not self._leaving:
+                    what = "BFD" if event.name == "bfdDown" else "BGP"
+                    self._warn("bgpSessionDown", f"{what} session with {event.peer} ({where}) is down: {event.reason}")
+        self.edge.act(now)
+
+    # --- for pages ------------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        out = [f"{name}: {text}" for name, text in sorted(self.edge.problems().items())]
+        for entry in self.machine.status():
+            if entry["state"] != State.ESTABLISHED.value and entry["last_error"]:
+                out.append(f"BGP peer {entry['peer']} ({entry['address']}): {entry['last_error']}")
+        return out
+
+    def status(self) -> list[dict[str, Any]]:
+        return self.machine.status()
+
+    def metrics(self) -> Iterator[Family]:
+        """The series of contract section 3; they end with the peer."""
+        up: dict[Labels, float] = {}
+        updates: dict[Labels, float] = {}
+        announced: dict[Labels, float] = {}
+        pending: dict[Labels, float] = {}
+        bfd: dict[str, dict[Labels, float]] = {name: {} for name in _BFD}
+        for key, peer in self._peers.items():
+            neighbor = self.machine.neighbor(key)
+            if neighbor is None:
+                continue
+            label = (f"[{peer.address}]:{peer.port}" if ":" in peer.address else f"{peer.address}:{peer.port}",)
+            is_up = neighbor.state is State.ESTABLISHED
+            up[label] = float(is_up)
+            updates[label] = float(neighbor.updates_sent)
+            announced[label] = float(neighbor.rib.advertised if is_up else 0)
+            pending[label] = float(neighbor.rib.desired)
+            session = self.machine.bfd(key)
+            if session is not None:
+                values = (
+                    session.state.name == "UP",
+                    session.packets_in,
+                    session.packets_out,
+                    session.up_events,
+                    session.down_events,
+                )
+                for name, value in zip(_BFD, values, strict=True):
+                    bfd[name][(peer.address,)] = float(value)
+        yield Family("metallb_bgp_session_up", "BGP session state (1 is up, 0 is down)", "gauge", ("peer",), up)
+        yield Family("metallb_bgp_updates_total", "Number of BGP UPDATE messages sent", "counter", ("peer",), updates)
+        yield Family(
+            "metallb_bgp_announced_prefixes_total",
+            "Number of prefixes currently being advertised on the BGP session",
+            "gauge",
+            ("peer",),
+            announced,
+        )
+        yield Family(
+            "metallb_bgp_pending_prefixes_total",
+            "Number of prefixes that should be advertised on the BGP session",
+            "gauge",
+            ("peer",),
+            pending,
+        )
+        for name, (text, kind) in _BFD.items():
+            yield Family(name, text, kind, ("peer",), bfd[name])
+
+
+_BFD = {
+    "metallb_bfd_session_up": ("BFD session state (1 is up, 0 is down)", "gauge"),
+    "metallb_bfd_control_packet_input": ("Number of received BFD control packets", "counter"),
+    "metallb_bfd_control_packet_output": ("Number of sent BFD control packets", "counter"),
+    "metallb_bfd_session_up_events": ("Number of BFD session up events", "counter"),
+    "metallb_bfd_session_down_events": ("Number of BFD session down events", "counter"),
+}

@@ -1,0 +1,174 @@
+"""BGP inside the announcer: items in; sessions, series, logs and problems out. The edge is a fake."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metallb_common.obs.metrics import Registry
+from metallb_speaker.announcer.bgp.neighbor import Dial
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.edge import addresses
+from metallb_speaker.announcer.record import Record
+from metallb_speaker.announcer.routing import Routing, router_id
+from metallb_speaker.desired import BgpPeer, BgpRoute, Item
+
+from .pair import HOPS_A, HOPS_B, settings_b
+from .test_speaker import FAST, PEER, route
+
+
+@dataclass
+class FakeEdge:
+    listening: dict[str, str] = field(default_factory=dict)
+    turns: int = 0
+    trouble: dict[str, str] = field(default_factory=dict)
+
+    def act(self, now: float) -> None:
+        self.turns += 1
+
+    def listen_for(self, peers: Mapping[str, str]) -> None:
+        self.listening = dict(peers)
+
+    def problems(self) -> Mapping[str, str]:
+        return self.trouble
+
+    def close(self) -> None:
+        self.listening = {}
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.registry = Registry(process=False)
+        gauge = self.registry.gauge("metallb_speaker_announced", "x", ("service", "protocol", "node", "ip"))
+        self.reports: list[object] = []
+
+        def report(value: object) -> bool:
+            self.reports.append(value)
+            return True
+
+        self.warned: list[tuple[str, str]] = []
+        self.machine = BgpSpeaker(ipaddress.IPv4Address("192.0.2.1"), random.Random(1))
+        self.edge = FakeEdge()
+        record = Record("node1", gauge, report)
+        self.routing = Routing(self.machine, self.edge, record, lambda r, m: self.warned.append((r, m)))
+        self.registry.collector(self.routing.metrics)
+
+    def apply(self, *items: BgpPeer | BgpRoute, now: float = 0) -> None:
+        keyed: dict[tuple[str, str], Item] = {(type(i).__name__, i.key): i for i in items}
+        keyed["BfdTimers", FAST.key] = FAST
+        self.routing.apply(keyed, {}, now)
+
+    def value(self, name: str, *labels: str) -> float | None:
+        return self.registry.value(name, *labels)
+
+    def establish(self) -> None:
+        """Shake hands with a second machine."""
+        from metallb_speaker.announcer.bgp.neighbor import Neighbor
+
+        other = Neighbor(settings_b(), random.Random(2))
+        ((_, dial),) = self.machine.actions()
+        assert isinstance(dial, Dial)
+        ours = self.machine.neighbor("tor")
+        token = other.accepted(HOPS_B, 0)
+        assert ours is not None
+        assert token is not None
+        ours.dialed(dial.token, HOPS_A, 0)
+        for _ in range(4):
+            for source, st_, target, tt in ((ours, dial.token, other, token), (other, token, ours, dial.token)):
+                data = source.pending(st_)
+                source.sent(st_, len(data), 0)
+                target.receive(tt, data, 0)
+        self.routing.turn(0)
+        self.dial = dial.token
+
+
+def test_announced_series_come_and_go_with_routes() -> None:
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    assert bench.value("metallb_speaker_announced", "default/web", "bgp", "node1", "203.0.113.1") == 1
+    bench.apply(PEER)
+    assert bench.value("metallb_speaker_announced", "default/web", "bgp", "node1", "203.0.113.1") is None
+
+
+def test_session_series_end_with_the_peer() -> None:
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    assert bench.value("metallb_bgp_session_up", "192.0.2.2:179") == 0
+    assert bench.value("metallb_bgp_pending_prefixes_total", "192.0.2.2:179") == 1
+    bench.establish()
+    assert bench.value("metallb_bgp_session_up", "192.0.2.2:179") == 1
+    assert bench.value("metallb_bgp_announced_prefixes_total", "192.0.2.2:179") == 1
+    assert bench.value("metallb_bgp_updates_total", "192.0.2.2:179") == 1
+    assert bench.value("metallb_bfd_session_up", "192.0.2.2") == 0
+    bench.apply()
+    assert bench.value("metallb_bgp_session_up", "192.0.2.2:179") is None
+    assert bench.value("metallb_bfd_session_up", "192.0.2.2") is None
+
+
+def test_a_lost_session_warns_the_node_and_shows_in_problems() -> None:
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    bench.establish()
+    bench.machine.neighbor("tor").receive(bench.dial, None, 20)  # type: ignore[union-attr]
+    bench.routing.turn(20)
+    ((reason, message),) = bench.warned
+    assert reason == "bgpSessionDown"
+    assert "tor (192.0.2.2:179)" in message
+    assert any("connection closed by the peer" in p for p in bench.routing.problems())
+
+
+def test_listening_follows_the_peers_and_its_trouble_is_told() -> None:
+    bench = Bench()
+    bench.apply(replace(PEER, listen=True, password="k"))
+    assert bench.edge.listening == {"192.0.2.2": "k"}
+    bench.edge.trouble = {"IPv4": "cannot listen on port 179: address in use"}
+    assert "IPv4: cannot listen on port 179: address in use" in bench.routing.problems()
+    bench.apply(PEER)
+    assert bench.edge.listening == {}
+
+
+def test_leaving_is_done_when_every_peer_was_told() -> None:
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    bench.establish()
+    bench.routing.leave(30)
+    assert not bench.routing.left
+    bench.routing.on_deadline(31.5)
+    bench.machine.actions()
+    assert bench.routing.left
+    assert bench.warned == []
+
+
+def test_the_identifier_is_the_nodes_address_or_made_of_its_name() -> None:
+    assert str(router_id("node1", "192.0.2.9")) == "192.0.2.9"
+    made = router_id("node1", "2001:db8::9")
+    assert int(made) != 0
+    assert made == router_id("node1", "")
+    assert made != router_id("node2", "")
+
+
+def test_the_other_familys_next_hop_is_on_the_same_interface() -> None:
+    found: list[tuple[int, addresses.Address, int]] = [
+        (2, ipaddress.ip_address("192.0.2.1"), 0),
+        (3, ipaddress.ip_address("2001:db8:3::1"), 0),
+        (2, ipaddress.ip_address("2001:db8:2::9"), addresses.IFA_F_DEPRECATED),
+        (2, ipaddress.ip_address("2001:db8:2::1"), 0),
+    ]
+    own = ipaddress.ip_address("192.0.2.1")
+    assert addresses.choose(own, found) == {"ipv4": own, "ipv6": ipaddress.ip_address("2001:db8:2::1")}
+    assert addresses.choose(ipaddress.ip_address("2001:db8:3::1"), found)["ipv4"] is None
+
+
+def test_the_kernels_own_answer_has_no_loopback() -> None:
+    found = addresses.read()
+    assert all(not address.is_loopback and not address.is_link_local for _, address, _ in found)
+
+
+@given(st.binary(max_size=200))
+def test_any_netlink_octets_are_taken(data: bytes) -> None:
+    assert isinstance(addresses.parse(data), list)
