@@ -18,7 +18,8 @@ SETTLED, NEW, LEAVING, SILENT = Tier
         ({"a": SILENT}, "b"),
         ({"a": SILENT, "b": SILENT}, "c"),
         ({"a": LEAVING, "b": SILENT}, "c"),  # behind, but it stays
-        ({"a": NEW, "b": SILENT, "c": NEW}, "a"),
+        ({"a": NEW, "b": SILENT, "c": NEW, "d": NEW}, "a"),
+        ({"a": NEW, "b": SILENT, "c": SILENT}, "d"),  # a newcomer waits until it has settled
         ({"a": SILENT, "b": SILENT, "c": SILENT}, "d"),
         (dict.fromkeys("abcd", SILENT), ""),
     ],
