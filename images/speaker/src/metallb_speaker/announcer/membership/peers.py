@@ -32,6 +32,7 @@ class Peer:
     name: str
     record: Record | None = None  # what is held of it; None: nothing was ever said
     member: Member | None = None  # what the cluster says of it; None: not listed
+    doubted: bool = False  # the closer watch is in doubt about it; nobody else is told
     revived: bool = False  # the cluster saw it come back after it had failed here
     # The session: which life of its process is admitted, and what of it has been seen.
     boot: int = 0
@@ -66,7 +67,7 @@ class Peer:
         if record.status > Status.SUSPECT:
             return Standing(self.name, Tier.SILENT, macs=record.macs)
         tier = Tier.LEAVING if record.leaving else Tier.SETTLED if record.settled else Tier.NEW
-        return Standing(self.name, tier, record.status is Status.SUSPECT, macs=record.macs)
+        return Standing(self.name, tier, self.doubted or record.status is Status.SUSPECT, macs=record.macs)
 
     def target(self, own_family: int, port: int) -> Endpoint | None:
         """Where to send: whence it was last heard, unless the cluster lists other addresses by now."""

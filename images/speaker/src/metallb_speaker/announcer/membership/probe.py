@@ -46,7 +46,9 @@ class Probe:
     sequence: int
     sent: float
     timeout: float
-    asked: int = 0  # helpers
+    next_at: float  # to ping again, and to ask others
+    rounds: int = 0  # of asking
+    asked: int = 0  # helpers in all
     nacked: int = 0
     answered: bool = False
 

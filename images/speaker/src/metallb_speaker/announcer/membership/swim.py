@@ -58,6 +58,8 @@ from metallb_speaker.desired import Member
 MAX_ASKED = 256
 #: To a member that we hold for gone and that talks to us: we tell it so, at most this often.
 TELL_EVERY = 0.1
+#: Times that a probe is repeated, and others are asked, within its period.
+PROBE_ROUNDS = 2
 
 
 class Membership:
@@ -322,7 +324,8 @@ class Membership:
         if replaced:
             self._rejoin(now)
         settled = own.settled and not replaced
-        self._renew(now, at_least=record.incarnation + 1, settled=settled)
+        news = record.status is not Status.SUSPECT
+        self._renew(now, at_least=record.incarnation + 1, settled=settled, news=news)
 
     # --- joining, settling ------------------------------------------------------------------------------
 
@@ -377,8 +380,9 @@ class Membership:
         settled: bool | None = None,
         leaving: bool | None = None,
         macs: tuple[str, ...] | None = None,
+        news: bool = True,
     ) -> None:
-        """Say something new of ourselves, under a new incarnation."""
+        """Say something new of ourselves, under a new incarnation. `news`: everybody should know at once."""
         own = self._net.own
         self._net.own = replace(
             own,
@@ -388,7 +392,7 @@ class Membership:
             macs=own.macs if macs is None else macs,
         )
         self._table.gossip.add(self._net.own)
-        self._table.news = True
+        self._table.news |= news
         self._stand()
 
     def _stand(self) -> None:
@@ -408,8 +412,8 @@ class Membership:
             due = min(due, self._news_at)
         if self._hellos:
             due = min(due, self._hello_at)
-        if self._probe is not None and not self._probe.answered and not self._probe.asked:
-            due = min(due, self._probe.sent + self._probe.timeout)
+        if self._probe is not None and not self._probe.answered and self._probe.rounds < PROBE_ROUNDS:
+            due = min(due, self._probe.next_at)
         due = min(due, self._favours.deadline())
         if self._watches:
             confirm = self._confirm(due)
@@ -524,19 +528,22 @@ class Membership:
                     case Act.ASK:
                         self._ask(peer)
                     case Act.SUSPECT:
-                        self._table.suspect(peer, now)
+                        self._table.doubt(peer, doubted=True)
                     case Act.CLEAR:
-                        self._table.trust(peer, now)
+                        self._table.doubt(peer, doubted=False)
                     case Act.FAIL:
                         self._table.fail(peer, now)
         self._rewire(now)
 
     def _step_probe(self, now: float) -> None:
         current = self._probe
-        if current is not None and not current.answered and not current.asked and now >= current.sent + current.timeout:
+        if current is not None and not current.answered and current.rounds < PROBE_ROUNDS and now >= current.next_at:
+            current.rounds += 1
+            current.next_at = now + current.timeout
             peer = self._table.peers.get(current.target)
-            if peer is not None and peer.alive:
-                current.asked = self._ask(peer, current.sequence)
+            if peer is not None and peer.alive and peer.known_alive < current.sent:
+                self._net.send(peer, Ping(current.sequence))
+                current.asked += self._ask(peer, current.sequence)
         if now < self._period_at:
             return
         if current is not None and not current.answered:
@@ -553,7 +560,8 @@ class Membership:
             known = [p.record for p in self._table.peers.values() if p.record is not None and p.name != target]
             sync = self._rng.sample(known, min(self._timings.sync, len(known)))
             sequence = self._ping(peer, *sync)
-            self._probe = probe.Probe(target, sequence, now, self._health.stretch(self._timings.timeout))
+            timeout = self._health.stretch(self._timings.timeout)
+            self._probe = probe.Probe(target, sequence, now, timeout, now + timeout)
 
     def _ping(self, peer: Peer, *more: Message) -> int:
         """Ping, and tell a suspect that it is one (Lifeguard's buddy system). Gives the sequence."""

@@ -133,6 +133,7 @@ class Table:
             self.generation += 1
             self.news = True
         if not peer.alive:
+            peer.doubted = False
             if was:
                 peer.silent_since = now
                 self.events.append(Left(peer.name) if record.status is Status.LEFT else Failed(peer.name))
@@ -145,10 +146,8 @@ class Table:
             self.alive.add(peer.name)
         if record.status is Status.SUSPECT and (held is None or held.status is not Status.SUSPECT):
             self.events.append(Suspect(peer.name))
-            self.news = True
         elif record.status is Status.ALIVE and held is not None and held.status is Status.SUSPECT:
             self.events.append(Cleared(peer.name))
-            self.news = True
         if self._stand(peer) and was == peer.alive:
             self.generation += 1
             self.news = True
@@ -163,10 +162,17 @@ class Table:
         elif peer.record.status is Status.SUSPECT and self.suspicions[peer.name].accuse(self.me):
             self.gossip.add(accused)
 
-    def trust(self, peer: Peer, now: float) -> None:
-        """We hear `peer` again, which we (alone) suspected: no need to wait for its refutation."""
-        if peer.record is not None and peer.record.status is Status.SUSPECT and peer.record.accuser == self.me:
-            self.adopt(peer, replace(peer.record, status=Status.ALIVE, accuser=""), now)
+    def doubt(self, peer: Peer, doubted: bool) -> None:
+        """The closer watch is in doubt about `peer`, or not any more. It decides within `confirm`, so nobody is told:
+
+        with one datagram in ten lost there is some doubt somewhere all the time, and telling it would cost every member
+        more with every other one.
+        """
+        if peer.doubted is doubted or not peer.alive:
+            return
+        peer.doubted = doubted
+        self.events.append(Suspect(peer.name) if doubted else Cleared(peer.name))
+        self._stand(peer)
 
     def fail(self, peer: Peer, now: float) -> None:
         """We give `peer` up."""

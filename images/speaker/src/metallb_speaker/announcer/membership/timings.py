@@ -28,7 +28,7 @@ class Timings:
     # SWIM among all (Das, Gupta, Motivala 2002, section 3).
     period: float = 0.5  # one member is probed in each
     timeout: float = 0.15  # for the direct ping, before others are asked
-    helpers: int = 3  # how many are asked (k)
+    helpers: int = 3  # how many are asked (k), each time
     suspicion_factor: float = 3.0  # suspicion lasts at least factor * max(1, log10 n) * period
     suspicion_spread: float = 4.0  # and at most this many times as long, less with each confirmation (Lifeguard)
     confirmations: int = 3  # independent accusers after which the least suspicion time holds

@@ -35,8 +35,8 @@ DISABLED = "disabled"  # no key, or membership is off
 NONCE_LIFE = 1.0
 #: Between two challenges to one sender: a recording that is played back makes no more packets than it takes.
 CHALLENGE_EVERY = 0.02
-#: Records of others on a Hello: what fits.
-HELLO_RECORDS = 16
+#: Records of others on the answer to a Hello, drawn at random: a newcomer gets as many answers as there are members.
+HELLO_RECORDS = 6
 
 
 class Transport:

@@ -52,7 +52,7 @@ from metallb_speaker.announcer.ownership.states import (
 from metallb_speaker.announcer.ownership.wirecheck import ADDRESSES, WAIT, Verdict, WireCheck
 from metallb_speaker.desired import Layer2Group
 
-#: A foreign announcement of a group of ours is answered by ours at most this often, however many come.
+#: A foreign claim or announcement of a group of ours is answered by ours at most this often, however many come.
 REASSERT_EVERY = 0.2
 
 
@@ -237,12 +237,19 @@ class Ownership:
         elif state is State.OWNED:
             if self._groups.elect(entry, self._tier) != self.me:
                 self._yield_to(entry, node, now)
-            elif now - self._reasserted.get(key, -NEVER) >= REASSERT_EVERY:
-                self._reasserted[key] = now
-                self._events += [SplitBrain(key, node, yielded=False), Reassert(key, node)]
-                self._outbox.claim(node, key, now)
+            elif self._assert(key, node, now):
+                self._events.append(Reassert(key, node))
         else:
             self._groups.believe(entry, node)
+
+    def _assert(self, key: str, node: str, now: float) -> bool:
+        """Say to `node` that `key` is ours, unless we did just now: two who are both sure must not make a storm."""
+        if now - self._reasserted.get(key, -NEVER) < REASSERT_EVERY:
+            return False
+        self._reasserted[key] = now
+        self._events.append(SplitBrain(key, node, yielded=False))
+        self._outbox.claim(node, key, now)
+        return True
 
     def _node_of(self, mac: str) -> str:
         """The member that announces with `mac`; "" if none does."""
@@ -273,8 +280,7 @@ class Ownership:
         if state is State.OWNED:
             ours = self._ahead(entry, sender)
             if generation < basis or (generation == basis and ours):
-                self._events.append(SplitBrain(key, sender, yielded=False))
-                self._outbox.claim(sender, key, now)
+                self._assert(key, sender, now)
                 return
             if ours:
                 # Newer, but our own view still elects us: yield, and do not claim it back at once.
