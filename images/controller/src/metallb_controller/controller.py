@@ -22,7 +22,7 @@ from metallb_common.obs import logs
 from metallb_controller import memberlist
 from metallb_controller.apply import WRITE_TIMEOUT, Writer
 from metallb_controller.assigner import Assigner, reference
-from metallb_controller.configs import Configs, Settings, Source
+from metallb_controller.configs import Configs, Settings, Source, owner_reference
 from metallb_controller.lease import Lease
 from metallb_controller.metrics import Metrics
 from metallb_controller.plan import Say
@@ -154,7 +154,12 @@ class Controller:
         settings = options.settings
         self.recorder = EventRecorder(api, COMPONENT)
         self.configs = Configs(api, self.recorder, metrics, settings)
-        self.lease = Lease(api, settings.namespace, options.lease_name)
+        self.lease = Lease(
+            api,
+            settings.namespace,
+            options.lease_name,
+            owner=lambda: owner_reference(api, settings.namespace, settings.deployment),
+        )
         self.term: Term | None = None
         self._running: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()

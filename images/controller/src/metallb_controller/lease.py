@@ -14,7 +14,7 @@ import datetime
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,17 @@ class _Seen:
 class Lease:
     """`run` keeps trying; `led` tells who leads now."""
 
-    def __init__(self, api: Api, namespace: str, name: str, me: str = "") -> None:
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        me: str = "",
+        owner: Callable[[], Awaitable[dict[str, str] | None]] | None = None,
+    ) -> None:
+        """`owner` gives the owner reference for a Lease that is made here, so that it goes away with its Deployment."""
         self._api, self._namespace, self._name = api, namespace, name
+        self._owner = owner
         self.me = me or identity()
         self.holder = ""
         self.without = False  # no access to Leases: lead alone
@@ -175,9 +184,12 @@ class Lease:
         return now - self._seen.at > float(spec.get("leaseDurationSeconds") or DURATION)
 
     async def _create(self) -> bool:
+        owner = await self._owner() if self._owner else None
         start = asyncio.get_running_loop().time()
         body = self._mine({})
         body["metadata"] = {"name": self._name, "namespace": self._namespace}
+        if owner:
+            body["metadata"]["ownerReferences"] = [owner]
         try:
             self._object = await self._api.request("POST", LEASES.path(self._namespace), body=body, timeout=REQUEST)
         except ApiError as error:
