@@ -44,7 +44,7 @@ def run(files: Iterable[str]) -> int:
                     print(f"{name}: skipped: {found.get('kind', 'a document without kind')}", file=sys.stderr)
     try:
         document_out, notes = convert(objects)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         print(f"an object is not what the API server would accept: {error!r}", file=sys.stderr)
         return ERRORS
     text = yaml.safe_dump(document_out, sort_keys=False, allow_unicode=True, width=120)

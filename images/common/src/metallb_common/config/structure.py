@@ -27,8 +27,9 @@ Schema = dict[str, Any]
 Format = Callable[[str, Scalar, "Walk"], Any]
 Check = Callable[[Node, "Walk"], Any]
 
-#: What the walk may visit. Aliases let a small text stand for a tree of any size.
-MAX_VISITS = 1_000_000
+#: What the walk may visit: a ConfigMap holds 1 MiB, and an entry takes two bytes. Aliases let a
+#: small text stand for a tree of any size.
+MAX_VISITS = 500_000
 #: After this many errors the walk ends: nobody reads more, and each costs time and memory.
 MAX_ERRORS = 200
 #: Warnings beyond this many are dropped.
