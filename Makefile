@@ -82,7 +82,7 @@ format: setup ## let ruff format and fix
 
 # --- what is generated and committed -------------------------------------------------------------
 
-GENERATED := schema manifests
+GENERATED := schema manifests chart-docs
 .PHONY: generate verify
 generate: $(GENERATED:%=generate-%) ## write everything that is generated and committed
 verify: $(GENERATED:%=verify-%) ## prove that everything generated is fresh
@@ -98,6 +98,14 @@ generate-manifests: setup ## manifests/ from the chart
 	@$(PY) manifests/build.py
 verify-manifests: setup ## manifests/ is fresh
 	@$(PY) manifests/build.py --check
+
+.PHONY: generate-chart-docs verify-chart-docs
+generate-chart-docs: setup ## the chart's README, and the table of the original's values
+	@$(PY) schema/values_table.py
+	@"$$(python3 tests/cluster/toolchain.py helm-docs | cut -f2)" --chart-search-root chart --sort-values-order=file --log-level=warning
+verify-chart-docs: setup ## both are fresh
+	@$(PY) schema/values_table.py --check
+	@$(PYTEST) -q tests/chart/test_chart_testing.py -k readme
 
 # --- deliver it ---------------------------------------------------------------------------------
 
