@@ -17,7 +17,6 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -194,28 +193,32 @@ class Demo:
         self.out.command(f"{self.me} in --name {self.cluster.name} client {shlex.join(curl)}")
         found = re.findall(r"<title>.*?</title>|<h1>.*?</h1>", answer)
         self.out.answer("\n".join(["...", *found, "..."]))
+        self.out.say(f"\nThe first page came {time.monotonic() - self.installed:.1f} s after helm install.")
+        self.user("kubectl", "rollout", "status", "-n", NAMESPACE, "daemonset/metallb-speaker", "--timeout=60s")
         self.user("kubectl", "get", "pods", "--all-namespaces", "-o", "wide")
 
     def announcer(self) -> None:
         self.out.title("Which node announces the address")
-        select = ["--field-selector", "involvedObject.name=web"]
+        select = ["--field-selector", "involvedObject.kind=Service,involvedObject.name=web"]
         columns = "custom-columns=FROM:.source.component,REASON:.reason,MESSAGE:.message"
-        words = ["kubectl", "get", "events", *select, "-o", columns]
-        self.wait("the event nodeAssigned", lambda: "nodeAssigned" in self.told(words))
-        self.user(*words)
-        neighbour = ["ip", "neigh", "show", "to", ADDRESS]
-        self.out.command(f"{self.me} in --name {self.cluster.name} client {shlex.join(neighbour)}")
-        answer = self.cluster.run_in("client", *neighbour).stdout
-        self.out.answer(answer)
-        found = re.search(r'announcing from node \\?"([^"\\]+)', self.told(words))
-        self.node = found.group(1) if found else self.cluster.nodes[0]
-        macs = {
-            n: self.cluster.run_in(n, "cat", "/sys/class/net/eth0/address").stdout.strip() for n in self.cluster.nodes
-        }
-        owner = next((n for n, mac in macs.items() if mac in answer), None)
-        if owner != self.node:
-            raise DemoError(f"the event names {self.node}, but the address is answered by {owner or 'nobody'}")
-        self.out.say(f"\n{self.node} answers ARP for {ADDRESS}: the MAC address above is its own.")
+        events = ["kubectl", "get", "events", *select, "--sort-by=.lastTimestamp", "-o", columns]
+        arping = ["arping", "-c", "1", "-I", "eth0", ADDRESS]
+        # ip asks the kernel of the namespace; /sys would show the machine's own devices.
+        link = ("ip", "-br", "link", "show", "eth0")
+        macs = {n: self.cluster.run_in(n, *link).stdout.split()[2] for n in self.cluster.nodes}
+
+        def agree() -> bool:
+            """The last event names the node that answers. The speaker that was ready first may just hand over."""
+            said = re.findall(r'announcing from node "([^"]+)', self.told(events))
+            answer = self.cluster.run_in("client", *arping, check=False).stdout
+            self.node = said[-1] if said else ""
+            return bool(said) and macs[self.node] in answer
+
+        self.wait("the event nodeAssigned names the node that answers ARP", agree, 30)
+        self.user(*events)
+        self.out.command(f"{self.me} in --name {self.cluster.name} client {shlex.join(arping)}")
+        self.out.answer(self.cluster.run_in("client", *arping, check=False).stdout)
+        self.out.say(f"\n{self.node} answers ARP for {ADDRESS}: its network card has that MAC address.")
 
     def next_steps(self) -> None:
         env = self.folder.parent / "env"
@@ -224,23 +227,21 @@ class Demo:
         name = f"--name {self.cluster.name}"
         down = "make demo-down" if self.cluster.name == "demo" else f"METALLB_DEMO={self.cluster.name} make demo-down"
         self.out.say(f"\nDone in {time.monotonic() - self.out.began:.0f} s. The cluster stays up. What to try next:")
-        self.out.say(
-            textwrap.indent(
-                textwrap.dedent(f"""
-                . {env}                                   # kubectl and helm of this cluster, for your shell
-                kubectl get pods -n {NAMESPACE} -o wide
-                kubectl create deployment more --image=nginx
-                kubectl expose deployment more --port=80 --type=LoadBalancer
-                kubectl get events -A --watch
-                {self.me} power {name} off {self.node}    # the address moves to another node...
-                {self.me} in {name} client curl -s http://{ADDRESS}/   # ...and still answers
-                {self.me} power {name} on {self.node}
-                helm upgrade metallb metallb/metallb -f {self.folder}/values.yaml -n {NAMESPACE}   # after editing it
-                {down}
-                """).strip(),
-                "  ",
-            )
-        )
+        steps = [
+            (f". {env}", "kubectl and helm of this cluster, for your shell"),
+            (f"kubectl get pods -n {NAMESPACE} -o wide", ""),
+            ("kubectl create deployment more --image=nginx", ""),
+            ("kubectl expose deployment more --port=80 --type=LoadBalancer", "gets the next address"),
+            ("kubectl scale deployment web --replicas=3", "so that one is left when a node is gone"),
+            (f"{self.me} power {name} off {self.node}", "another node announces..."),
+            (f"{self.me} in {name} client curl -s http://{ADDRESS}/", "...and the address still answers"),
+            (f"{self.me} power {name} on {self.node}", ""),
+            (f"vi {self.folder}/values.yaml", "more pools, other addresses"),
+            (f"helm upgrade metallb metallb/metallb -f {self.folder}/values.yaml -n {NAMESPACE}", ""),
+            (down, "the end"),
+        ]
+        for command, why in steps:
+            self.out.say(f"  {command}" + (f"    # {why}" if why else ""))
 
     # --- helpers -----------------------------------------------------------------------------------
 
