@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+import reference
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "schema"
 
@@ -134,6 +136,7 @@ def outputs() -> dict[Path, str]:
     return {
         common / "config.schema.json": text(for_images(load("config.schema.yaml"))),
         ROOT / "chart/values.schema.json": text(bundle()),
+        ROOT / "docs/configuration.md": reference.render(load("config.schema.yaml")),
     }
 
 
