@@ -71,8 +71,8 @@ address-pools:
   - interfaces: [eth1]
 ```
 
-Two routers, one for each rack, with BFD and the passwords in Secrets. They get one route for each address, which goes no
-further than their own AS, and one route for the whole pool, marked with a community.
+Two routers, one for each rack, with BFD and the passwords in Secrets. They get one route for each address, which goes
+no further than their own AS, and one route for the whole pool, marked with a community.
 
 ```yaml
 peers:

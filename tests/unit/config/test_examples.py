@@ -31,9 +31,7 @@ def test_pipeline_examples_are_yaml(text: str) -> None:
     assert isinstance(yaml.safe_load(text), dict)
 
 
-def test_generated_files_are_fresh(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generated_files_are_fresh(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """And `--check` sees it when one is not."""
     monkeypatch.syspath_prepend(str(ROOT / "schema"))
     spec = spec_from_file_location("build", ROOT / "schema/build.py")
