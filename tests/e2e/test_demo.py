@@ -113,7 +113,9 @@ def test_what_to_try_next_works(newcomer: Newcomer) -> None:
     commands = [line.strip() for line in output.partition("What to try next:")[2].splitlines() if line.strip()]
     wanted = [c for c in commands if not re.match(r"vi |.*demo-down", c)]
     assert len(wanted) == len(commands) - 2
-    script = "\n".join(["set -e", *wanted]).replace("curl -s", "curl -s -m 1 --retry 60 --retry-delay 1 --retry-all-errors")
+    script = "\n".join(["set -e", *wanted]).replace(
+        "curl -s", "curl -s -m 1 --retry 60 --retry-delay 1 --retry-all-errors"
+    )
     told = subprocess.run(["bash", "-c", script], cwd=images.ROOT, capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stdout + told.stderr
     assert "service/more exposed" in told.stdout

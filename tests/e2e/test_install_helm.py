@@ -20,12 +20,11 @@ NET_RAW = 1 << 13  # linux/capability.h
 
 @pytest.fixture(scope="module")
 def installed(kube_with_images: KubeClient) -> Iterator[KubeClient]:
-    product.uninstall(kube_with_images)
+    product.clean(kube_with_images)
     product.install(kube_with_images, product.layer2())
     product.apps(kube_with_images, [])
     yield kube_with_images
-    kube_with_images.kubectl("delete", "namespace", product.APP, "--wait=true", "--timeout=60s")
-    product.uninstall(kube_with_images)
+    product.clean(kube_with_images)
 
 
 def test_a_service_gets_an_address_and_says_so(installed: KubeClient) -> None:
@@ -122,20 +121,19 @@ def test_everything_stays_alive_at_small_limits(lab: Cluster, installed: KubeCli
     product.remove(lab, "limited")
 
 
-def test_uninstall_leaves_nothing_of_the_release(installed: KubeClient) -> None:
+def test_uninstall_leaves_nothing_and_a_new_install_works_at_once(installed: KubeClient) -> None:
     installed.helm("uninstall", "metallb", "-n", product.NAMESPACE, "--wait")
-    kinds = "all,configmap,secret,role,rolebinding,clusterrole,clusterrolebinding,serviceaccount,lease"
-    found = installed.kubectl("-n", product.NAMESPACE, "get", kinds, "-o", "name").split()
-    # The secret goes with its owner, the Deployment, as soon as the garbage collector has seen that.
-    installed.wait(
-        "no Secret and no ConfigMap of ours",
-        lambda: (
-            "metallb"
-            not in installed.kubectl("-n", product.NAMESPACE, "get", "secret,configmap,lease,role", "-o", "name")
-        ),
-        30,
+    of_ours = (
+        "secret,configmap,lease,pod,deployment,daemonset,serviceaccount,role,rolebinding",
+        "clusterrole,clusterrolebinding",
     )
-    assert not [f for f in found if "metallb" in f.partition("/")[2] and "cluster" in f.partition("/")[0]]
+
+    def left() -> list[str]:
+        found = [n for k in of_ours for n in installed.kubectl("-n", product.NAMESPACE, "get", k, "-o", "name").split()]
+        return [name for name in found if "metallb" in name]
+
+    # What the controller made goes with its owner, the Deployment, as soon as the garbage collector has seen that.
+    installed.wait("nothing of ours is left", lambda: left() == [], 30)
     product.install(installed, product.layer2())
     [[address]] = product.expose(installed, product.service("again"))
     assert address == product.POOL_V4.partition("-")[0]

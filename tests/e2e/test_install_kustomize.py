@@ -34,11 +34,10 @@ def overlay(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     (folder / "config").write_text(
         "address-pools:\n- name: my-ip-space\n  protocol: layer2\n  addresses:\n  - fd00:172:18::200/123\n"
     )
-    product.uninstall(lab)
+    product.clean(lab)
     product.apps(lab, [product.backend("one")])
     yield folder
-    lab.kubectl("delete", "namespace", product.APP, "--wait=true", "--timeout=60s")
-    lab.kubectl("delete", "-k", str(folder), "--ignore-not-found", "--timeout=60s")
+    product.clean(lab)
 
 
 def test_one_apply_gives_an_address_that_answers(lab: Cluster, overlay: Path) -> None:

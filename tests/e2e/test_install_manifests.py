@@ -15,14 +15,12 @@ pytestmark = [pytest.mark.root, pytest.mark.cluster]
 
 @pytest.fixture(scope="module")
 def applied(lab: Cluster) -> Iterator[Cluster]:
-    product.uninstall(lab)
+    product.clean(lab)
     for name in ("namespace.yaml", "metallb.yaml"):
         lab.kubectl("apply", "-f", str(product.MANIFESTS / name))
     product.apps(lab, [product.backend("one")])
     yield lab
-    lab.kubectl("delete", "namespace", product.APP, "--wait=true", "--timeout=60s")
-    for name in ("metallb.yaml", "namespace.yaml"):
-        lab.kubectl("delete", "-f", str(product.MANIFESTS / name), "--ignore-not-found", "--timeout=60s")
+    product.clean(lab)
 
 
 def ready_pods(cluster: Cluster) -> int:

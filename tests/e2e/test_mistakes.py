@@ -92,14 +92,13 @@ def test_helm_install_refuses_a_misspelt_config_inline(kube: KubeClient) -> None
 @pytest.fixture(scope="module")
 def served(lab: Cluster) -> Iterator[Cluster]:
     """One Service with an address that answers."""
-    product.uninstall(lab)
+    product.clean(lab)
     product.install(lab, product.layer2())
     product.apps(lab, [product.backend("one")])
     assert product.expose(lab, product.service("kept", "one")) == [["172.18.0.200"]]
     lab.wait("the page", lambda: lab.fetch("172.18.0.200"), 20)
     yield lab
-    lab.kubectl("delete", "namespace", product.APP, "--wait=true", "--timeout=60s")
-    product.uninstall(lab)
+    product.clean(lab)
 
 
 def warnings(cluster: Cluster) -> dict[str, int]:
