@@ -40,7 +40,9 @@ httpGet:
   path: {{ .path }}
   port: monitoring
   scheme: HTTP
-initialDelaySeconds: {{ .probe.initialDelaySeconds }}
+{{- with .probe.initialDelaySeconds }}
+initialDelaySeconds: {{ . }}
+{{- end }}
 periodSeconds: {{ .probe.periodSeconds }}
 timeoutSeconds: {{ .probe.timeoutSeconds }}
 successThreshold: {{ .probe.successThreshold }}
