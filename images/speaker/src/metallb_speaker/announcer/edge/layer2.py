@@ -7,17 +7,19 @@ read, answer from the prepared frames, send; no machine, no queue and no object 
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from metallb_common.obs import logs
-from metallb_speaker.announcer.edge.groups import Groups
+from metallb_speaker.announcer.edge.groups import GroupJoins, Groups
 from metallb_speaker.announcer.edge.netlink import Netlink
 from metallb_speaker.announcer.edge.packet import FRAME, FrameSocket, PacketSocket, check_permission
 from metallb_speaker.announcer.edge.sysctl import arp_ignore
 from metallb_speaker.announcer.layer2 import api, ipvs, ndp
 from metallb_speaker.announcer.layer2 import ethernet as eth
 from metallb_speaker.announcer.layer2.duplicate import GRACE
+from metallb_speaker.announcer.layer2.filter import FilterPlan
 from metallb_speaker.announcer.layer2.interfaces import Snapshot
 from metallb_speaker.announcer.layer2.machine import Layer2Machine
 from metallb_speaker.announcer.layer2.responder import Port
@@ -28,6 +30,9 @@ BATCH: Final = 48
 REOPEN: Final = 1.0
 #: Frames thrown away at most by `drain`, per socket: what its buffer can hold.
 DRAIN: Final = 4096
+
+#: Groups left in one turn.
+LEAVES: Final = 32
 
 OpenSocket = Callable[[str, int, int], FrameSocket]
 
@@ -40,17 +45,19 @@ def open_packet_socket(name: str, ifindex: int, ether_type: int) -> FrameSocket:
 class _Wire:
     """One socket of one interface."""
 
-    __slots__ = ("readable", "sock")
+    __slots__ = ("plan", "readable", "sock")
 
     def __init__(
         self,
         sock: FrameSocket,
         port: Port,
+        index: int,
         ether_type: int,
         before: Callable[[float], None],
         after: Callable[[float], None],
     ) -> None:
         self.sock = sock
+        self.plan = FilterPlan(index, 4 if ether_type == eth.ETH_P_ARP else 16)
         answer = port.answer_arp if ether_type == eth.ETH_P_ARP else port.answer_ndp
         recv, send, unsent = sock.recv, sock.send, port.unsent
 
@@ -74,9 +81,18 @@ class _Wire:
 
         self.readable = readable
 
+    def load(self, now: float) -> None:
+        """Load the filter that is due, if one is. Raises OSError."""
+        while (program := self.plan.program(now)) is not None:
+            try:
+                self.sock.load(program)
+            except OSError as error:
+                if error.errno not in (errno.ENOMEM, errno.ENOBUFS) or not self.plan.refused(len(program), now):
+                    raise
+
 
 class Layer2Edge:
-    """`api.Layer2` on real interfaces. `open_socket` and `grace` are for tests."""
+    """`api.Layer2` on real interfaces. What is given by keyword is for tests."""
 
     def __init__(
         self,
@@ -84,18 +100,22 @@ class Layer2Edge:
         unwatch: api.Unwatch,
         *,
         open_socket: OpenSocket = open_packet_socket,
+        groups: GroupJoins | None = None,
         grace: float = GRACE,
     ) -> None:
         self.machine = Layer2Machine(grace)
         self._watch, self._unwatch = watch, unwatch
         self._open_socket = open_socket
         self._netlink = Netlink(watch, unwatch, self.on_links)
-        self._groups = Groups()
+        self._groups = Groups() if groups is None else groups
         self._wires: dict[int, tuple[Port, _Wire, _Wire]] = {}
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._reopen: dict[int, float] = {}
+        self._users: dict[tuple[int, bytes], set[bytes]] = {}  # (interface, group) -> addresses
+        self._unused: dict[tuple[int, bytes], None] = {}
         self._ipvs = ""
         self._told: list[api.Event] = []
+        self._now = 0.0
 
     def open(self, now: float) -> None:
         check_permission()
@@ -132,14 +152,24 @@ class Layer2Edge:
         self._flush(now)
 
     def deadline(self) -> float:
-        return min(self.machine.deadline(), self._netlink.deadline(), min(self._reopen.values(), default=api.NEVER))
+        if self._unused:
+            return self._now
+        plans = [wire.plan.deadline() for _, *wires in self._wires.values() for wire in wires]
+        return min(self.machine.deadline(), self._netlink.deadline(), *self._reopen.values(), *plans)
 
     def on_deadline(self, now: float) -> None:
+        self._now = now
         self._netlink.on_deadline(now)
         self.machine.on_deadline(now)
         for index in [index for index, due in self._reopen.items() if due <= now]:
             del self._reopen[index]
-            self._apply(index, (4, 16), now)
+            self._apply(index, (), now)
+        for index, (_, *wires) in list(self._wires.items()):
+            due = next((wire for wire in wires if wire.plan.deadline() <= now), None)
+            if due is not None:
+                self._load(index, due, now)
+                break  # a large filter is a millisecond's work: one a turn
+        self._leave_unused()
         self._flush(now)
 
     def on_readable(self, fd: int, now: float) -> None:
@@ -190,11 +220,11 @@ class Layer2Edge:
 
     def _flush(self, now: float) -> None:
         """Renew filters and groups first, then send: an answer to a probe must find the filter open."""
-        changed: dict[int, list[int]] = {}
-        for index, family in self.machine.take_changed():
-            changed.setdefault(index, []).append(family)
-        for index, families in changed.items():
-            self._apply(index, families, now)
+        changed: dict[int, list[bytes]] = {}
+        for index, ip in self.machine.take_changed():
+            changed.setdefault(index, []).append(ip)
+        for index, ips in changed.items():
+            self._apply(index, ips, now)
         for index, frame in self.machine.pending():
             wires = self._wires.get(index)
             if wires is None:
@@ -205,8 +235,8 @@ class Layer2Edge:
             except OSError:
                 port.drops[eth.SEND_FAILED] += 1
 
-    def _apply(self, index: int, families: Collection[int], now: float) -> None:
-        """Bring the sockets of one interface in line with the machine."""
+    def _apply(self, index: int, ips: Iterable[bytes], now: float) -> None:
+        """Bring the sockets of one interface in line with the machine; `ips` are the changes."""
         known = self.machine.port(index)
         wires = self._wires.get(index)
         if wires is not None and (known is None or wires[0] is not known[1]):
@@ -219,26 +249,60 @@ class Layer2Edge:
         try:
             if wires is None:
                 wires = self._open(index, name, port)
-                families = (4, 16)
+                ips = [*port.arp, *port.ndp]
             _, arp_wire, ndp_wire = wires
-            if 4 in families:
-                arp_wire.sock.set_addresses(port.arp)
-            if 16 in families:
-                ndp_wire.sock.set_addresses(port.ndp)
-                groups = {ndp.solicited_node(ip) for ip in port.ndp}
-                self._groups.set(index, groups)
-                ndp_wire.sock.set_groups(ndp.multicast_mac(group) for group in groups)
+            for ip in ips:
+                self._change(index, ip, ndp_wire if len(ip) == 16 else arp_wire, now, here=port.get(ip) is not None)
+            arp_wire.load(now)
+            ndp_wire.load(now)
         except OSError as error:
-            logs.warn(op="openInterface", interface=name, error=str(error))
-            self._close(index)
-            self._reopen[index] = now + REOPEN
+            self._failed(index, name, error, now)
+
+    def _load(self, index: int, wire: _Wire, now: float) -> None:
+        try:
+            wire.load(now)
+        except OSError as error:
+            self._failed(index, str(index), error, now)
+
+    def _failed(self, index: int, name: str, error: OSError, now: float) -> None:
+        """The sockets of an interface do not work: give them up, and try anew a little later."""
+        logs.warn(op="openInterface", interface=name, error=str(error))
+        self._close(index)
+        self._reopen[index] = now + REOPEN
+
+    def _change(self, index: int, ip: bytes, wire: _Wire, now: float, *, here: bool) -> None:
+        if here:
+            wire.plan.add(ip, now)
+        else:
+            wire.plan.remove(ip, now)
+        if len(ip) == 16:
+            group = ndp.solicited_node(ip)
+            users = self._users.setdefault((index, group), set())
+            if here and not users:
+                wire.sock.join(ndp.multicast_mac(group))
+                self._groups.join(index, group)
+            (users.add if here else users.discard)(ip)
+            if not users:
+                self._unused[index, group] = None
+
+    def _leave_unused(self) -> None:
+        """Leave groups whose last address has gone: a few at a time, for nobody waits for it."""
+        for index, group in list(itertools.islice(self._unused, LEAVES)):
+            del self._unused[index, group]
+            if self._users.get((index, group)):
+                continue
+            self._users.pop((index, group), None)
+            self._groups.leave(index, group)
+            wires = self._wires.get(index)
+            if wires is not None:
+                wires[2].sock.leave(ndp.multicast_mac(group))
 
     def _open(self, index: int, name: str, port: Port) -> tuple[Port, _Wire, _Wire]:
         opened: list[_Wire] = []
         try:
             for ether_type in (eth.ETH_P_ARP, eth.ETH_P_IPV6):
                 sock = self._open_socket(name, index, ether_type)
-                opened.append(_Wire(sock, port, ether_type, self.machine.at, self._after))
+                opened.append(_Wire(sock, port, index, ether_type, self.machine.at, self._after))
         except OSError:
             for wire in opened:
                 wire.sock.close()
@@ -261,6 +325,9 @@ class Layer2Edge:
             self._handlers.pop(fd, None)
             self._unwatch(fd)
             wire.sock.close()
-        self._groups.set(index, ())
+        self._groups.forget(index)
+        for key in [key for key in self._users if key[0] == index]:
+            del self._users[key]
+            self._unused.pop(key, None)
         logs.info(event="deleteARPResponder", msg="deleted ARP responder for interface", interface=str(index))
         logs.info(event="deleteNDPResponder", msg="deleted NDP responder for interface", interface=str(index))

@@ -15,13 +15,12 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from metallb_speaker.announcer.layer2 import bpf
 from metallb_speaker.announcer.layer2 import ethernet as eth
 from metallb_speaker.announcer.layer2.bpf import Block
-from metallb_speaker.announcer.layer2.filter import arp_program, ndp_program
 
 SO_ATTACH_FILTER: Final = 26
 SOL_PACKET: Final = 263
@@ -45,8 +44,9 @@ class FrameSocket(Protocol):
     send: Callable[[bytes], int]
 
     def fileno(self) -> int: ...
-    def set_addresses(self, addresses: Iterable[bytes]) -> int: ...
-    def set_groups(self, macs: Iterable[bytes]) -> None: ...
+    def load(self, program: Block) -> None: ...
+    def join(self, mac: bytes) -> None: ...
+    def leave(self, mac: bytes) -> None: ...
     def close(self) -> None: ...
 
 
@@ -67,9 +67,6 @@ class PacketSocket:
 
     def __init__(self, name: str, ifindex: int, ether_type: int) -> None:
         self._ifindex = ifindex
-        self._generate = arp_program if ether_type == eth.ETH_P_ARP else ndp_program
-        self._limit = bpf.MAX_INSTRUCTIONS
-        self._groups: set[bytes] = set()
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
         try:
             attach(self._sock, bpf.DROP)
@@ -88,33 +85,20 @@ class PacketSocket:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def set_addresses(self, addresses: Iterable[bytes]) -> int:
-        """Let through only what concerns these addresses; returns the number of instructions.
+    def load(self, program: Block) -> None:
+        """Replace the filter. Raises OSError; ENOMEM: too long for this kernel's net.core.optmem_max."""
+        attach(self._sock, program)
 
-        A kernel before 6.7 allows a socket 20 KiB of options by default: there the program is made smaller.
-        """
-        known = list(addresses)
-        while True:
-            program = self._generate(known, self._ifindex, self._limit)
-            try:
-                attach(self._sock, program)
-                return len(program)
-            except OSError as error:
-                if error.errno not in (errno.ENOMEM, errno.ENOBUFS) or self._limit <= 64:
-                    raise
-                self._limit = min(self._limit, len(program)) // 2
+    def join(self, mac: bytes) -> None:
+        """Let the interface take frames for this multicast MAC address."""
+        self._membership(PACKET_ADD_MEMBERSHIP, mac)
 
-    def set_groups(self, macs: Iterable[bytes]) -> None:
-        """Let the interface take frames for these multicast MAC addresses."""
-        wanted = set(macs)
-        for option, some in (
-            (PACKET_DROP_MEMBERSHIP, self._groups - wanted),
-            (PACKET_ADD_MEMBERSHIP, wanted - self._groups),
-        ):
-            for mac in some:
-                with contextlib.suppress(OSError):  # a vanished interface; the groups went with it
-                    self._sock.setsockopt(SOL_PACKET, option, _MREQ.pack(self._ifindex, PACKET_MR_MULTICAST, 6, mac))
-        self._groups = wanted
+    def leave(self, mac: bytes) -> None:
+        self._membership(PACKET_DROP_MEMBERSHIP, mac)
+
+    def _membership(self, option: int, mac: bytes) -> None:
+        with contextlib.suppress(OSError):  # a vanished interface: its memberships went with it
+            self._sock.setsockopt(SOL_PACKET, option, _MREQ.pack(self._ifindex, PACKET_MR_MULTICAST, 6, mac))
 
     def close(self) -> None:
         self._sock.close()
@@ -126,10 +110,11 @@ class FakeSocket:
     def __init__(self, name: str, ifindex: int, ether_type: int) -> None:
         self.name, self.ifindex, self.ether_type = name, ifindex, ether_type
         self.sent: list[bytes] = []
-        self.addresses: set[bytes] = set()
+        self.program: Block = []
         self.groups: set[bytes] = set()
         self.closed = False
-        self.failure: OSError | None = None
+        self.failure: OSError | None = None  # of everything
+        self.full: OSError | None = None  # of sending
         self._queue: list[bytes] = []
         self.recv = self._recv
         self.send = self._send
@@ -145,20 +130,24 @@ class FakeSocket:
         return self._queue.pop(0)[:size]
 
     def _send(self, frame: bytes) -> int:
-        if self.failure is not None:
-            raise self.failure
+        if self.failure or self.full:
+            raise self.failure or self.full or OSError
         self.sent.append(frame)
         return len(frame)
 
     def fileno(self) -> int:
         return -1 if self.closed else 1000 + 2 * self.ifindex + (self.ether_type == eth.ETH_P_IPV6)
 
-    def set_addresses(self, addresses: Iterable[bytes]) -> int:
-        self.addresses = set(addresses)
-        return len(self.addresses)
+    def load(self, program: Block) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.program = program
 
-    def set_groups(self, macs: Iterable[bytes]) -> None:
-        self.groups = set(macs)
+    def join(self, mac: bytes) -> None:
+        self.groups.add(mac)
+
+    def leave(self, mac: bytes) -> None:
+        self.groups.discard(mac)
 
     def close(self) -> None:
         self.closed = True

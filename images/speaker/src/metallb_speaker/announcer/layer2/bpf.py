@@ -7,6 +7,7 @@ reaches 255 instructions; beyond that it hops over an unconditional one.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -66,12 +67,30 @@ def search(intervals: Sequence[tuple[int, int]], accept: int, leaf: int) -> Bloc
 
     Binary search down to `leaf` intervals, which are then tried one by one: a larger leaf is a smaller program.
     """
-    if len(intervals) <= leaf:
-        return _leaf(intervals, accept)
-    middle = len(intervals) // 2
-    left = search(intervals[:middle], accept, leaf)
-    right = search(intervals[middle:], accept, leaf)
-    return branch(JGE, intervals[middle][0], left, right)
+    out: Block = []
+    _emit(out, intervals, 0, len(intervals), accept, leaf)
+    return out
+
+
+def _emit(out: Block, intervals: Sequence[tuple[int, int]], low: int, high: int, accept: int, leaf: int) -> None:
+    if high - low <= leaf:
+        out += _leaf(intervals[low:high], accept)
+        return
+    middle = (low + high) // 2
+    at, far = len(out), _is_far(middle - low)
+    out += DROP * (2 if far else 1)  # filled in when the left side's length is known
+    _emit(out, intervals, low, middle, accept, leaf)
+    left = len(out) - at - (2 if far else 1)
+    if far:
+        out[at : at + 2] = [(JGE, 0, 1, intervals[middle][0]), (JA, 0, 0, left)]
+    else:
+        out[at] = (JGE, left, 0, intervals[middle][0])
+    _emit(out, intervals, middle, high, accept, leaf)
+
+
+def _is_far(count: int) -> bool:
+    """Whether a search of `count` intervals may be beyond a jump: at most two tests, two returns and a branch each."""
+    return count * 5 > 255
 
 
 def _leaf(intervals: Sequence[tuple[int, int]], accept: int) -> Block:
@@ -89,9 +108,14 @@ def _leaf(intervals: Sequence[tuple[int, int]], accept: int) -> Block:
 
 
 def size(intervals: Sequence[tuple[int, int]], leaf: int) -> int:
-    """How long `search` will be, without building it (long jumps included)."""
-    if len(intervals) <= leaf:
-        return sum(1 if first == last else 2 for first, last in intervals) + 2
-    middle = len(intervals) // 2
-    left, right = size(intervals[:middle], leaf), size(intervals[middle:], leaf)
-    return left + right + (1 if left <= 255 else 2)
+    """How long `search` will be, without building it."""
+    return len(intervals) + sum(first != last for first, last in intervals) + _overhead(len(intervals), leaf)
+
+
+@functools.lru_cache(maxsize=4096)
+def _overhead(count: int, leaf: int) -> int:
+    """Branches and returns of a search over `count` intervals."""
+    if count <= leaf:
+        return 2
+    left = count // 2
+    return _overhead(left, leaf) + _overhead(count - left, leaf) + (2 if _is_far(left) else 1)

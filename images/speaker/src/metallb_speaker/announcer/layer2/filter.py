@@ -5,11 +5,15 @@ advertisements whose target is one of them. Nothing that is tagged for another V
 addressed to another host, or received through another interface. No address: everything is dropped.
 
 Exact while it fits `limit` instructions; else a covering superset, whose surplus the responder refuses.
+`FilterPlan` says when which program is due: a large exact one takes a millisecond to build and load, so
+while addresses come and go by the hundred a small superset stands in for it.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -20,6 +24,13 @@ from metallb_speaker.announcer.layer2.bpf import Block
 SNAP: Final = 2048
 #: Tests tried one by one at the end of a search: more of them is slower and smaller. 2 * 120 stays in reach of a jump.
 LEAVES: Final = (4, 16, 60, 120)
+
+#: Up to this many addresses, every change is followed by the exact program at once: that takes 0.2 ms.
+SMALL: Final = 128
+#: A superset of at most this many intervals stands in for a larger one, until nothing has changed for CALM seconds.
+COVER: Final = 48
+CALM: Final = 0.3
+PATIENCE: Final = 2.0  # seconds for which changes can keep the exact one away
 
 Interval = tuple[int, int]
 
@@ -51,6 +62,87 @@ def ndp_program(addresses: Iterable[bytes], ifindex: int, limit: int = bpf.MAX_I
         low = _intervals(int.from_bytes(ip[12:], "big") for ip in known)
         body = [(bpf.LD_W, 0, 0, 74), *_search(low, room - 1)]
     return _guard(ifindex, _ndp_head(body))
+
+
+def cover_program(cover: Sequence[Interval], ifindex: int, width: int) -> Block:
+    """For few intervals of addresses' last 32 bits; `width` is the length of an address, 4 or 16."""
+    if width == 4:
+        return _guard(ifindex, _arp_head(bpf.search(cover, SNAP, LEAVES[0])))
+    return _guard(ifindex, _ndp_head([(bpf.LD_W, 0, 0, 74), *bpf.search(cover, SNAP, LEAVES[0])]))
+
+
+class FilterPlan:
+    """Which program one socket needs now. `width` is the length of its addresses, 4 or 16.
+
+    After any `add`, `program` must be loaded before frames of the new address are expected; after a
+    `remove` there is no hurry. `limit` is lowered by the edge where the kernel takes less.
+    """
+
+    def __init__(self, ifindex: int, width: int) -> None:
+        self.limit = bpf.MAX_INSTRUCTIONS
+        self._ifindex = ifindex
+        self._width = width
+        self._known: set[bytes] = set()
+        self._cover: list[Interval] = []  # intervals of the last 32 bits that hold all that is known
+        self._loose: float | None = None  # since when the superset over `_cover` stands in
+        self._due = math.inf
+
+    def add(self, ip: bytes, now: float) -> None:
+        if ip in self._known:
+            return
+        self._known.add(ip)
+        if len(self._known) <= SMALL:
+            self._due = now
+            return
+        if self._include(int.from_bytes(ip[-4:], "big")) or self._loose is None:
+            self._loose = now if self._loose is None else self._loose
+            self._due = -math.inf  # the small one, at once
+        elif self._due > -math.inf:
+            self._due = min(now + CALM, self._loose + PATIENCE)
+
+    def remove(self, ip: bytes, now: float) -> None:
+        if ip in self._known:
+            self._known.discard(ip)
+            if self._due > now:
+                self._due = now if len(self._known) <= SMALL else min(self._due, now + CALM)
+
+    def deadline(self) -> float:
+        """When `program` is due; infinity if what is loaded is exact."""
+        return self._due
+
+    def program(self, now: float) -> Block | None:
+        """The program to load now, or None."""
+        if self._due > now:
+            return None
+        if self._due == -math.inf and self._loose is not None and now < self._loose + PATIENCE:
+            self._due = min(now + CALM, self._loose + PATIENCE)
+            return cover_program(self._cover, self._ifindex, self._width)
+        self._due, self._loose = math.inf, None
+        intervals = _intervals(int.from_bytes(ip[-4:], "big") for ip in self._known)
+        self._cover = intervals if len(intervals) <= COVER else _widen(intervals, COVER)
+        return (arp_program if self._width == 4 else ndp_program)(self._known, self._ifindex, self.limit)
+
+    def _include(self, value: int) -> bool:
+        """Widen the cover to hold `value`; False if it did."""
+        cover = self._cover
+        at = bisect.bisect_right(cover, (value, 1 << 32))
+        if at and cover[at - 1][1] >= value:
+            return False
+        if len(cover) < COVER:
+            cover.insert(at, (value, value))
+        elif at == len(cover) or (at and value - cover[at - 1][1] < cover[at][0] - value):
+            cover[at - 1] = (cover[at - 1][0], value)  # the neighbours cannot meet: `value` is between them
+        else:
+            cover[at] = (value, cover[at][1])
+        return True
+
+    def refused(self, length: int, now: float) -> bool:
+        """The kernel has not enough option memory for a program of this length: try a smaller one, if there is one."""
+        if self.limit <= 64:
+            return False
+        self.limit = max(64, min(self.limit, length) // 2)
+        self._due = now
+        return True
 
 
 def _guard(ifindex: int, then: Block) -> Block:

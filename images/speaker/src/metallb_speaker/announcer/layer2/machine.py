@@ -7,6 +7,7 @@ be renewed from `addresses` before `pending` is sent), `events`, and the read-on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,11 +20,13 @@ from metallb_speaker.announcer.layer2.interfaces import Link, Routes, Snapshot, 
 from metallb_speaker.announcer.layer2.responder import Heard, Port
 from metallb_speaker.announcer.layer2.timers import Timers
 
-#: Keys handled in one `on_deadline`: about half a millisecond of work, so that BFD is not kept waiting.
-BURST: Final = 96
+#: Keys announced, and keys probed, in one `on_deadline`: about half a millisecond, so that BFD is not kept waiting.
+BURST: Final = 48
+#: Addresses taken into use in one `on_deadline`: each costs system calls for its filter and group.
+OWN_BURST: Final = 32
 
 Key = tuple[int, bytes]  # interface index, address (4 or 16 octets)
-Changes = set[tuple[int, int]]  # interface index, length of an address: 4 or 16
+Changes = dict[Key, None]  # a set that keeps the order
 
 
 @dataclass(slots=True)
@@ -61,7 +64,8 @@ class Layer2Machine:
         self._unreachable: set[str] = set()
         self._sent: dict[bytes, int] = {}  # gratuitous frames by address
         self._pending: list[tuple[int, bytes]] = []
-        self._changed: Changes = set()
+        self._changed: Changes = {}
+        self._queue: dict[Key, bool] = {}  # to be taken into use -> with a check first
         self._events: list[api.Event] = []
         self._now = 0.0
 
@@ -142,18 +146,20 @@ class Layer2Machine:
         for index in indexes:
             interface = self._interface(index)
             interface.port.add(ip, address)
-            self._changed.add((index, len(ip)))
+            self._changed[index, ip] = None
             self._pending.append((index, self._probe_frame(interface, ip)))
 
     # --- time --------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        if self._pending or self._changed:
+        if self._pending or self._changed or self._queue:
             return self._now
         return min(self._gratuitous.deadline(), self._duplicates.deadline(), self._probe_timers.deadline())
 
     def on_deadline(self, now: float) -> None:
         self._now = now
+        for key in list(itertools.islice(self._queue, OWN_BURST)):
+            self._own(key, now, check=self._queue.pop(key))
         for step in self._duplicates.due(now, BURST):
             self._follow(step, now)
         for key in self._gratuitous.due(now, BURST):
@@ -172,8 +178,8 @@ class Layer2Machine:
         return out
 
     def take_changed(self) -> Changes:
-        """(interface, family) whose addresses have changed; an interface may be gone from `ports`."""
-        out, self._changed = self._changed, set()
+        """The keys that a port has learnt or forgotten; an interface may be gone from `ports`, or be a new one."""
+        out, self._changed = self._changed, {}
         return out
 
     def ports(self) -> Mapping[int, tuple[str, Port]]:
@@ -202,9 +208,10 @@ class Layer2Machine:
     def counters(self) -> dict[tuple[api.Metric, str], int]:
         out: dict[tuple[api.Metric, str], int] = {}
         for index, ip in self._holders:
-            answer = self._interfaces[index].port.get(ip)
+            interface = self._interfaces.get(index)
+            answer = interface.port.get(ip) if interface else None
             if answer is None:
-                continue
+                continue  # not taken into use yet
             received: tuple[api.Metric, str] = ("requests_received", answer.address)
             sent: tuple[api.Metric, str] = ("responses_sent", answer.address)
             out[received] = out.get(received, 0) + answer.received
@@ -227,7 +234,7 @@ class Layer2Machine:
         addresses: dict[str, dict[str, str]] = {}
         for index, ip in self._holders:
             state = self._duplicates.state((index, ip))
-            addresses.setdefault(text(ip), {})[self._interfaces[index].link.name] = state.value if state else ""
+            addresses.setdefault(text(ip), {})[self._links[index].name] = state.value if state else "queued"
         return {
             "interfaces": {link.name: self._reasons[i] or "used" for i, link in sorted(self._links.items())},
             "addresses": addresses,
@@ -262,13 +269,14 @@ class Layer2Machine:
                 self._keys[name] = tuple(key for key in keys if key[0] != index)
         for key in [key for key in self._holders if key[0] == index]:
             del self._holders[key]
+            self._queue.pop(key, None)
             self._gratuitous.stop(key)
             self._duplicates.stop(key)
         for probe in self._probes.values():
             if index in probe.ports:
                 probe.ports.remove(index)
         del self._interfaces[index]
-        self._changed |= {(index, 4), (index, 16)}
+        self._changed[index, b""] = None
 
     def _place(self, group: api.OwnedGroup, now: float) -> None:
         """Compute where the group's addresses are answered for, and follow the difference."""
@@ -290,17 +298,18 @@ class Layer2Machine:
         for key in keys:
             self._holders[key] = self._holders.get(key, 0) + 1
             if self._holders[key] == 1:
-                self._own(key, now, check=check)
+                self._queue[key] = check
         for key in before:
             self._holders[key] -= 1
             if not self._holders[key]:
                 del self._holders[key]
-                self._disown(key)
+                if self._queue.pop(key, None) is None:
+                    self._disown(key)
 
     def _own(self, key: Key, now: float, *, check: bool) -> None:
         index, ip = key
         self._interface(index).port.add(ip, text(ip))
-        self._changed.add((index, len(ip)))
+        self._changed[index, ip] = None
         if self._duplicates.start(key, now, check=check, strict=index in self._routes.interfaces(ip)):
             self._activate(key, now)
 
@@ -322,7 +331,7 @@ class Layer2Machine:
                 answer.active = False
         elif key not in self._holders:
             interface.port.remove(ip)
-            self._changed.add((index, len(ip)))
+            self._changed[index, ip] = None
 
     def _activate(self, key: Key, now: float) -> None:
         index, ip = key
