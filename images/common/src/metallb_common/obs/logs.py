@@ -12,16 +12,25 @@ import json
 import os
 import sys
 import threading
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 LEVELS = {"all": 0, "debug": 10, "info": 20, "warn": 30, "error": 40, "none": 100}
 
+
+class Stream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
 _threshold = LEVELS["info"]
-_stream: TextIO | None = None
+_stream: Stream | None = None
 _lock = threading.Lock()
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
+def configure(level: str, stream: Stream | None = None) -> None:
     """Set the lowest level that is written. Raises ValueError for a name that is no level."""
     global _threshold, _stream
     if level not in LEVELS:
@@ -41,7 +50,7 @@ def _write(level: str, fields: dict[str, Any]) -> None:
         **fields,
     }
     line = json.dumps(record, default=str, ensure_ascii=False) + "\n"
-    out = _stream or sys.stdout
+    out: Stream = _stream or sys.stdout
     with _lock:
         try:
             out.write(line)

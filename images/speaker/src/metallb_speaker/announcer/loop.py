@@ -137,8 +137,11 @@ class Loop:
         for source in self._sources:
             if source.deadline() <= now:
                 source.on_deadline(now)
+        due = []
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2](now)
+            due.append(heapq.heappop(self._timers)[2])
+        for handler in due:  # what they set for now is for the next turn
+            handler(now)
         if self._jobs:
             self._slice()
         if self.last:

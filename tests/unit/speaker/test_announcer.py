@@ -1,0 +1,298 @@
+"""Announcers put together over a fake network, in virtual time: real membership and ownership, no socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from metallb_common.obs.metrics import Registry
+from metallb_speaker import stream
+from metallb_speaker.announcer.announcer import Announcer
+from metallb_speaker.announcer.edge.layer2_fake import FakeLayer2
+from metallb_speaker.announcer.edge.udp import FakeNetwork
+from metallb_speaker.announcer.layer2 import api
+from metallb_speaker.announcer.loop import Loop
+from metallb_speaker.announcer.membership.keys import NO_KEYS, Keyring
+from metallb_speaker.announcer.membership.swim import Membership
+from metallb_speaker.announcer.ownership.machine import Ownership
+from metallb_speaker.announcer.pages import Collector, pages
+from metallb_speaker.desired import AnnouncedAddress, Item, Layer2Group, Member
+
+PORT = 7946
+
+
+class Node:
+    """One announcer with its fakes and its own stream."""
+
+    def __init__(self, sim: Sim, name: str, number: int, *, keys: bool = True) -> None:
+        self.name, self.address = name, f"10.0.0.{number}"
+        self.reader, self.writer = stream.DesiredReader(), stream.DesiredWriter()
+        self.reader.connected()
+        self.reader.receive(stream.hello("1"))
+        self.layer2 = FakeLayer2(f"02:00:00:00:00:{number:02x}")
+        self.udp = sim.network.bind(self.address, PORT)
+        self.registry = Registry(process=False)
+        self.reports: list[stream.Report] = []
+        self.deaf = False  # nobody takes its reports
+        keyring = Keyring.from_text("secret") if keys else NO_KEYS
+        self.announcer = Announcer(
+            name,
+            self.reader,
+            self.layer2,
+            Membership(name, keyring, rng=Random(number), now=sim.now, address=self.address, port=PORT),
+            Ownership(name, sim.now),
+            self.registry,
+            send=self.udp.send,
+            report=self.report,
+        )
+        self.layer2.open(sim.now)
+        self.running = True
+
+    def report(self, report: stream.Report) -> bool:
+        if not self.deaf:
+            self.reports.append(report)
+        return not self.deaf
+
+    @property
+    def owned(self) -> set[str]:
+        return {a for group in self.layer2.owned.values() for a in group.addresses}
+
+
+class Sim:
+    """Virtual time in steps of ten milliseconds."""
+
+    def __init__(self, *names: str, keys: bool = True) -> None:
+        self.now = 100.0
+        self.network = FakeNetwork()
+        self.nodes = {name: Node(self, name, i, keys=keys) for i, name in enumerate(names, 1)}
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.01
+            for node in self.nodes.values():
+                if node.running:
+                    self.turn(node)
+
+    def turn(self, node: Node) -> None:
+        announcer = node.announcer
+        if announcer.membership.turn(self.now):
+            node.udp.drain()
+        for data, source in node.udp.receive():
+            announcer.membership.receive(data, source, self.now)
+        for source_ in (announcer.membership, announcer.ownership):
+            if source_.deadline() <= self.now:
+                source_.on_deadline(self.now)
+        announcer.settle(self.now)
+
+    def members(self) -> list[Member]:
+        return [Member(n.name, (n.address,), True) for n in self.nodes.values()]
+
+    def tell(self, *put: Item, drop: Sequence[stream.Key] = (), why: dict[str, str] | None = None) -> None:
+        for node in self.nodes.values():
+            node.writer.change([*self.members(), *put], drop, why)
+            for event in node.reader.receive(b"".join(node.writer.take())):
+                node.announcer.on_stream(event, self.now)
+
+    def owners(self, ip: str) -> list[str]:
+        return [n.name for n in self.nodes.values() if n.running and ip in n.owned]
+
+
+def group(ip: str, *candidates: str, services: tuple[str, ...] = ("ns/a",), **more: Any) -> Layer2Group:
+    return Layer2Group(ip, (AnnouncedAddress(ip, services, "pool"),), candidates, **more)
+
+
+NODES = ("n1", "n2", "n3")
+IP = "192.0.2.1"
+
+
+@pytest.fixture
+def sim() -> Sim:
+    made = Sim(*NODES)
+    made.tell(group(IP, *NODES))
+    made.run(3.0)
+    return made
+
+
+def logged(capsys: pytest.CaptureFixture[str], **fields: Any) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line for line in lines if all(line.get(k) == v for k, v in fields.items())]
+
+
+def test_one_announces(sim: Sim, capsys: pytest.CaptureFixture[str]) -> None:
+    (owner,) = sim.owners(IP)
+    node = sim.nodes[owner]
+    assert stream.Announced("ns/a", "layer2", (IP,)) in node.reports
+    assert node.registry.value("metallb_speaker_announced", "ns/a", "layer2", owner, IP) == 1
+    for other in sim.nodes.values():
+        if other is not node:
+            assert other.registry.value("metallb_speaker_announced", "ns/a", "layer2", other.name, IP) is None
+    assert {mac for n in sim.nodes.values() for mac in n.layer2.members} == {f"02:00:00:00:00:0{i}" for i in (1, 2, 3)}
+
+
+def test_the_lost_nodes_addresses_move(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    sim.nodes[owner].running = False
+    start = sim.now
+    while not sim.owners(IP):
+        sim.run(0.01)
+        assert sim.now - start < 1.5
+    assert len(sim.owners(IP)) == 1
+
+
+def test_shutdown_hands_over_without_a_gap(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    leaving = sim.nodes[owner]
+    leaving.announcer.leave(sim.now)
+    start = sim.now
+    while not leaving.announcer.handed_over:
+        sim.run(0.01)
+        assert sim.owners(IP)  # always somebody
+        assert sim.now - start < 1.2
+    leaving.announcer.depart(sim.now)
+    leaving.running = False
+    assert leaving.owned == set()
+    assert leaving.registry.value("metallb_speaker_announced", "ns/a", "layer2", owner, IP) is None
+    sim.run(0.1)
+    assert len(sim.owners(IP)) == 1
+    assert leaving.announcer.unready(sim.now)[-1] == "leaving"
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "reason"),
+    [
+        ({"drop": [("Layer2Group", IP)]}, {"ns/a": "notLoadBalancer"}, "notLoadBalancer"),
+        ({"drop": [("Layer2Group", IP)]}, {}, "serviceDeleted"),
+        ({"put": group(IP, reason="noEndpoints")}, {"ns/a": "noEndpoints"}, "noEndpoints"),
+        ({"put": group(IP, reason="noLocalEndpoints")}, {}, "noLocalEndpoints"),
+    ],
+)
+def test_withdrawals_say_why(
+    sim: Sim, capsys: pytest.CaptureFixture[str], change: dict[str, Any], why: dict[str, str], reason: str
+) -> None:
+    (owner,) = sim.owners(IP)
+    put = [change["put"]] if "put" in change else []
+    sim.tell(*put, drop=change.get("drop", ()), why=why)
+    sim.run(0.05)
+    assert sim.owners(IP) == []
+    assert sim.nodes[owner].reports[-1] == stream.Withdrawn("ns/a", "layer2", (IP,), reason)
+    (line,) = logged(capsys, event="serviceWithdrawn")
+    assert (line["service"], line["reason"], line["ips"]) == ("ns/a", reason, [IP])
+
+
+def test_a_move_is_told_as_not_owner(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    other = next(n for n in NODES if n != owner)
+    sim.tell(group(IP, *NODES, preferred=other))
+    sim.run(3.0)
+    assert sim.owners(IP) == [other]
+    assert sim.nodes[owner].reports[-1] == stream.Withdrawn("ns/a", "layer2", (IP,), "notOwner")
+
+
+def test_services_come_and_go_on_a_shared_address(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    node = sim.nodes[owner]
+    sim.tell(group(IP, *NODES, services=("ns/a", "ns/b")))
+    sim.run(0.05)
+    assert node.reports[-1] == stream.Announced("ns/b", "layer2", (IP,))
+    sim.tell(group(IP, *NODES, services=("ns/b",)), why={"ns/a": "noEndpoints"})
+    sim.run(0.05)
+    assert node.reports[-1] == stream.Withdrawn("ns/a", "layer2", (IP,), "noEndpoints")
+    assert node.announcer.record.services == {"ns/b"}
+    assert sim.owners(IP) == [owner]
+
+
+def test_an_address_that_changes_its_group_is_never_silent(sim: Sim) -> None:
+    """A second address joins in front: the group's key changes, the address's announcing does not."""
+    sim.tell(group(IP, "n1"))
+    sim.run(3.0)
+    node = sim.nodes["n1"]
+    assert IP in node.owned
+    count = len(node.reports)
+    first = "192.0.2.0"
+    joined = Layer2Group(
+        first, (AnnouncedAddress(first, ("ns/a",), "pool"), AnnouncedAddress(IP, ("ns/a",), "pool")), ("n1",)
+    )
+    sim.tell(joined, drop=[("Layer2Group", IP)])
+    assert IP in node.owned
+    sim.run(0.1)
+    assert node.owned == {first, IP}
+    assert node.reports[count:] == [stream.Announced("ns/a", "layer2", (first,))]
+
+
+def test_what_was_announced_while_nobody_listened_is_told_later(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    node = sim.nodes[owner]
+    node.deaf = True
+    sim.tell(group("192.0.2.2", owner, services=("ns/b",)), group("192.0.2.3", owner, services=("ns/c",)))
+    sim.run(0.1)
+    sim.tell(drop=[("Layer2Group", "192.0.2.3")])
+    sim.run(0.1)
+    node.deaf = False
+    node.announcer.connected()
+    assert node.reports[-1] == stream.Announced("ns/b", "layer2", ("192.0.2.2",))
+
+
+def test_conflicts_are_events_problems_and_end(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    node = sim.nodes[owner]
+    node.layer2.happen(api.Conflict(IP, "eth0", "02:ff:00:00:00:01", withheld=True))
+    sim.run(0.02)
+    (warned,) = [r for r in node.reports if isinstance(r, stream.Warned)]
+    assert (warned.kind, warned.name, warned.reason) == ("Service", "ns/a", "addressConflict")
+    assert "exclude-addresses" in warned.message
+    assert len(node.announcer.problems) == 1
+    node.layer2.happen(api.ConflictGone(IP, "eth0"))
+    node.layer2.happen(api.IpvsConflict("strictARP is off"))
+    sim.run(0.02)
+    assert not node.announcer.problems
+    assert node.reports[-1] == stream.Warned("Node", owner, "ipvsConflict", "strictARP is off")
+
+
+def test_without_membership_the_clusters_view_decides() -> None:
+    sim = Sim(*NODES, keys=False)
+    sim.tell(group(IP, *NODES))
+    sim.run(3.0)
+    (owner,) = sim.owners(IP)
+    # The cluster says that the owner is gone: the next one takes over, everywhere by the same rule.
+    sim.nodes[owner].running = False
+    gone = [Member(n.name, (n.address,), n.name != owner) for n in sim.nodes.values()]
+    for node in sim.nodes.values():
+        node.writer.change(gone)
+        for event in node.reader.receive(b"".join(node.writer.take())):
+            if node.running:
+                node.announcer.on_stream(event, sim.now)
+    sim.run(3.0)
+    assert len(sim.owners(IP)) == 1
+
+
+def page(node: Node, path: str, now: float) -> tuple[int, str]:
+    loop = Loop(lambda: now)
+    status, _, body = pages(node.announcer, node.registry, loop, dict)[path]()
+    loop.close()
+    return status, b"".join(body).decode()
+
+
+def test_pages(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    node = sim.nodes[owner]
+    assert page(node, "/livez", sim.now) == (200, "ok\n")
+    assert page(node, "/readyz", sim.now)[0] == 503
+    node.announcer.on_stream(stream.State(True, ("config: line 3",)), sim.now)
+    assert page(node, "/readyz", sim.now) == (200, "ok\n")
+    assert page(node, "/readyz", sim.now + 60) == (503, "the cluster half is not heard\n")
+    status = json.loads(page(node, "/status", sim.now)[1])
+    assert status["ready"] is True
+    assert status["problems"] == ["config: line 3"]
+    assert status["election"]["groups"][IP]["owner"] == owner
+    loop = Loop(lambda: sim.now)
+    Collector(node.announcer, loop).register(node.registry)
+    text = page(node, "/metrics", sim.now)[1]
+    loop.close()
+    assert f'metallb_layer2_gratuitous_sent{{ip="{IP}"}} 1' in text
+    assert 'metallb_speaker_members{standing="settled"} 3' in text
+    assert "metallb_speaker_cluster_up 1" in text
