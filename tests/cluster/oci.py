@@ -7,7 +7,9 @@ but loopback. What runs is ended with the context, also on failure.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -68,6 +70,16 @@ def unpack(archive: Path, root: Path) -> Image:
         return _image(_json(tar, manifest["Config"]))
 
 
+@functools.cache
+def _unpacked(archive: Path, changed: int) -> tuple[Path, Image]:
+    """The image's files, laid out once per process; removed when it ends."""
+    del changed  # a part of the key: an archive that is built anew is another
+    folder = Path(tempfile.mkdtemp(prefix="metallb-root-"))
+    folder.chmod(0o755)  # it becomes the container's root
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder, unpack(archive, folder)
+
+
 def _json(tar: tarfile.TarFile, name: str) -> Any:
     member = tar.extractfile(name)
     assert member is not None
@@ -113,8 +125,9 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         root = self._folder / "root"
-        root.mkdir()
-        self.image = unpack(archive, root)
+        source, self.image = _unpacked(archive, archive.stat().st_mtime_ns)
+        # Linked, not copied: the container cannot write there, and `files` are added beside them.
+        shutil.copytree(source, root, symlinks=True, copy_function=os.link)
         for path, text in (files or {}).items():
             target = root / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
