@@ -33,6 +33,7 @@ def main() -> None:
     bgp = BgpEdge(speaker, watch, selector.unregister, next_hops=next_hops)
     bfd = BfdEdge(speaker, watch, selector.unregister)
     history: list[dict[str, Any]] = []
+    held: set[str] = set()
     stopping = False
     buffer = b""
 
@@ -46,22 +47,29 @@ def main() -> None:
             line, buffer = buffer.split(b"\n", 1)
             wish = json.loads(line)
             if "peers" in wish:
-                speaker.replace(
-                    [BgpPeer(**{**p, "address_families": tuple(p.get("address_families", ()))}) for p in wish["peers"]],
-                    [
+                peers = [
+                    BgpPeer(**{**p, "address_families": tuple(p.get("address_families", ()))}) for p in wish["peers"]
+                ]
+                speaker.set_peers(peers, [BfdTimers(**t) for t in wish.get("timers", ())], now)
+                wanted = {f"{r['prefix']}{r.get('localpref', 0)}": r for r in wish["routes"]}
+                for key in held - wanted.keys():
+                    speaker.drop_route(key)
+                for key, r in wanted.items():
+                    address = AnnouncedAddress(r["prefix"].split("/")[0], ("default/web",))
+                    communities = tuple(tuple(c) for c in r.get("communities", ()))
+                    speaker.put_route(
                         BgpRoute(
-                            f"{r['prefix']}{r.get('localpref', 0)}",
+                            key,
                             r["prefix"],
                             r.get("localpref", 0),
-                            tuple(tuple(c) for c in r.get("communities", ())),
+                            communities,
                             tuple(r.get("peers", ())),
-                            (AnnouncedAddress(r["prefix"].split("/")[0], ("default/web",)),),
+                            (address,),
                         )
-                        for r in wish["routes"]
-                    ],
-                    [BfdTimers(**t) for t in wish.get("timers", ())],
-                    now,
-                )
+                    )
+                held.clear()
+                held.update(wanted)
+                speaker.flush(now)
                 bgp.listen_for({p["address"]: p.get("password", "") for p in wish["peers"] if p.get("listen")})
             if "status" in wish:
                 print(

@@ -54,14 +54,19 @@ class Bench:
         self.warned: list[tuple[str, str]] = []
         self.machine = BgpSpeaker(ipaddress.IPv4Address("192.0.2.1"), random.Random(1))
         self.edge = FakeEdge()
+        self.items: dict[tuple[str, str], Item] = {}
         record = Record("node1", gauge, report)
         self.routing = Routing(self.machine, self.edge, record, lambda r, m: self.warned.append((r, m)))
         self.registry.collector(self.routing.metrics)
 
     def apply(self, *items: BgpPeer | BgpRoute, now: float = 0) -> None:
+        """The whole set, sent as a change of what was."""
         keyed: dict[tuple[str, str], Item] = {(type(i).__name__, i.key): i for i in items}
         keyed["BfdTimers", FAST.key] = FAST
-        self.routing.apply(keyed, {}, now)
+        put = [item for key, item in keyed.items() if self.items.get(key) != item]
+        self.routing.change(put, self.items.keys() - keyed.keys(), {})
+        self.routing.commit(now)
+        self.items = keyed
 
     def value(self, name: str, *labels: str) -> float | None:
         return self.registry.value(name, *labels)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from metallb_speaker.announcer.bfd.wire import Packet, State
 from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
-from metallb_speaker.announcer.bgp.speaker import BgpSpeaker, routes_for
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker, merge
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
 
 PEER = BgpPeer(
@@ -32,17 +32,26 @@ def route(prefix: str, *, peers: tuple[str, ...] = (), localpref: int = 0, commu
     return BgpRoute(f"{prefix}{peers}{localpref}", prefix, localpref, communities, peers, (address,))  # type: ignore[arg-type]
 
 
+def want(
+    speaker: BgpSpeaker, peers: list[BgpPeer], routes: list[BgpRoute], timers: list[BfdTimers], now: float
+) -> None:
+    speaker.set_peers(peers, timers, now)
+    for wanted in routes:
+        speaker.put_route(wanted)
+    speaker.flush(now)
+
+
 def make() -> BgpSpeaker:
     return BgpSpeaker(ipaddress.IPv4Address("192.0.2.1"), random.Random(1))
 
 
 def test_a_named_peer_is_dialed_and_a_removed_one_is_left() -> None:
     speaker = make()
-    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 0)
+    want(speaker, [PEER], [route("203.0.113.1/32")], [FAST], 0)
     ((key, action),) = speaker.actions()
     assert key == "tor"
     assert isinstance(action, Dial)
-    speaker.replace([], [], [], 1)
+    want(speaker, [], [], [], 1)
     ((key, action),) = speaker.actions()
     assert isinstance(action, Hangup)
     assert speaker.stopped
@@ -51,47 +60,74 @@ def test_a_named_peer_is_dialed_and_a_removed_one_is_left() -> None:
 
 def test_equal_wishes_touch_nothing() -> None:
     speaker = make()
-    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 0)
+    want(speaker, [PEER], [route("203.0.113.1/32")], [FAST], 0)
     speaker.actions()
     discriminator = speaker.bfd("tor").discriminator  # type: ignore[union-attr]
-    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 1)
+    want(speaker, [PEER], [route("203.0.113.1/32")], [FAST], 1)
     assert speaker.actions() == []
     assert speaker.bfd("tor").discriminator == discriminator  # type: ignore[union-attr]
 
 
 def test_a_new_password_resets_and_new_bfd_timers_do_not() -> None:
     speaker = make()
-    speaker.replace([PEER], [], [FAST], 0)
+    want(speaker, [PEER], [], [FAST], 0)
     speaker.actions()
-    speaker.replace([PEER], [], [replace(FAST, detect_multiplier=5)], 1)
+    want(speaker, [PEER], [], [replace(FAST, detect_multiplier=5)], 1)
     assert speaker.actions() == []
-    speaker.replace([replace(PEER, bfd_profile="")], [], [], 2)
+    want(speaker, [replace(PEER, bfd_profile="")], [], [], 2)
     assert speaker.actions() == []
-    speaker.replace([replace(PEER, bfd_profile="", password="x")], [], [], 3)
+    want(speaker, [replace(PEER, bfd_profile="", password="x")], [], [], 3)
     assert [type(a) for _, a in speaker.actions()] == [Hangup]
     speaker.on_deadline(3)
     assert [type(a) for _, a in speaker.actions()] == [Dial]
 
 
 def test_routes_go_to_the_peers_that_they_name() -> None:
+    speaker = make()
     routes = [route("203.0.113.1/32"), route("203.0.113.2/32", peers=("tor",)), route("203.0.113.3/32", peers=("x",))]
-    assert {str(n) for n in routes_for("tor", routes)} == {"203.0.113.1/32", "203.0.113.2/32"}
+    want(speaker, [PEER, replace(PEER, key="x", address="192.0.2.3")], routes, [], 0)
+    for key, count in (("tor", 2), ("x", 2)):
+        neighbor = speaker.neighbor(key)
+        assert neighbor is not None
+        assert neighbor.rib.desired == count
+    speaker.drop_route(routes[0].key)
+    speaker.flush(1)
+    assert speaker.neighbor("tor").rib.desired == 1  # type: ignore[union-attr]
+
+
+def test_a_later_peer_gets_the_routes_that_are_there() -> None:
+    speaker = make()
+    want(speaker, [], [route("203.0.113.1/32")], [], 0)
+    want(speaker, [PEER], [], [], 1)
+    assert speaker.neighbor("tor").rib.desired == 1  # type: ignore[union-attr]
 
 
 def test_equal_prefixes_are_merged_the_same_way_whatever_the_order() -> None:
     one = route("203.0.113.1/32", localpref=100, communities=((64512, 1), (1, 2, 3)))
     two = route("203.0.113.1/32", localpref=200, communities=((64512, 2),))
-    merged = routes_for("tor", [one, two])
-    assert merged == routes_for("tor", [two, one])
-    (attributes,) = merged.values()
-    assert attributes.local_pref == 200
-    assert attributes.communities == ((64512, 1), (64512, 2))
-    assert attributes.large_communities == ((1, 2, 3),)
+    merged = merge("tor", [one, two])
+    assert merged == merge("tor", [two, one])
+    assert merged is not None
+    assert merged.local_pref == 200
+    assert merged.communities == ((64512, 1), (64512, 2))
+    assert merged.large_communities == ((1, 2, 3),)
+
+
+def test_one_of_two_routes_of_a_prefix_leaves_the_other() -> None:
+    speaker = make()
+    one, two = route("203.0.113.1/32", localpref=100), route("203.0.113.1/32", localpref=200)
+    want(speaker, [PEER], [one, two], [], 0)
+    speaker.drop_route(two.key)
+    speaker.flush(0)
+    assert speaker.neighbor("tor").rib.desired == 1  # type: ignore[union-attr]
+    speaker.drop_route(one.key)
+    speaker.flush(0)
+    assert speaker.neighbor("tor").rib.desired == 0  # type: ignore[union-attr]
 
 
 def test_bfd_down_resets_bgp_but_an_operator_taking_it_down_does_not() -> None:
     speaker = make()
-    speaker.replace([PEER], [], [FAST], 0)
+    want(speaker, [PEER], [], [FAST], 0)
     ((_, dial),) = speaker.actions()
     session, neighbor = speaker.bfd("tor"), speaker.neighbor("tor")
     assert session is not None
@@ -114,7 +150,7 @@ def test_bfd_down_resets_bgp_but_an_operator_taking_it_down_does_not() -> None:
 
 def test_status_tells_state_and_last_error() -> None:
     speaker = make()
-    speaker.replace([PEER], [route("203.0.113.1/32")], [FAST], 0)
+    want(speaker, [PEER], [route("203.0.113.1/32")], [FAST], 0)
     ((_, dial),) = speaker.actions()
     speaker.neighbor("tor").dial_failed(dial.token, "connection refused", 0)  # type: ignore[union-attr]
     assert [(e.name, e.reason) for e in speaker.follow(0)] == [("sessionFailed", "cannot connect: connection refused")]

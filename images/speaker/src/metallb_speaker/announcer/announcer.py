@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from metallb_common.obs import logs
 from metallb_common.obs.metrics import Registry
@@ -21,6 +22,9 @@ from metallb_speaker.announcer.ownership import events as ownership_events
 from metallb_speaker.announcer.ownership.api import Owner
 from metallb_speaker.announcer.record import Record
 from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute, Layer2Group, Member
+
+if TYPE_CHECKING:
+    from metallb_speaker.announcer.routing import Routing
 
 #: Seconds without a word from the cluster half after which it counts as hung.
 CLUSTER_SILENT = 10.0
@@ -63,7 +67,9 @@ class Announcer:
         self._leaving = False
         self._why: dict[str, str] = {}
         self._members_changed = False
-        self._bgp_said = False
+        #: BGP and BFD: made by `make_routing` when the first item of theirs comes.
+        self.routing: Routing | None = None
+        self.make_routing: Callable[[], Routing] | None = None
         self._alive: tuple[str, ...] = ()
 
     # --- the stream ---------------------------------------------------------------------------------
@@ -91,17 +97,20 @@ class Announcer:
             match item:
                 case Layer2Group():
                     self.ownership.upsert(item, now)
+                    if item.key in self.ownership.owned():  # perhaps only its Services have changed
+                        self.record.set("layer2", item.key, item.addresses, self._why, "notOwner")
                 case Member():
                     self._members_changed = True
                 case BgpPeer() | BgpRoute() | BfdTimers():
-                    self._no_bgp(item)
+                    if self.routing is None and self.make_routing is not None:
+                        self.routing = self.make_routing()
         for kind, key in change.drop:
             if kind == "Layer2Group":
                 self.ownership.remove(key, now)
             elif kind == "Member":
                 self._members_changed = True
-            elif not any(found == "BgpRoute" for found, _ in self.reader.items):
-                self.problems.pop("bgp", None)
+        if self.routing is not None:
+            self.routing.change(change.put, change.drop, self._why)
 
     def _complete(self, now: float) -> None:
         if self._members_changed:
@@ -109,17 +118,9 @@ class Announcer:
             seeds = [item for item in self.reader.items.values() if isinstance(item, Member)]
             self.membership.set(seeds, now)
         self.settle(now)  # what this transaction moved is told with its own reasons
+        if self.routing is not None:
+            self.routing.commit(now)
         self._why.clear()
-
-    def _no_bgp(self, item: BgpPeer | BgpRoute | BfdTimers) -> None:
-        message = "announcing by BGP is not available in this version"
-        if not self._bgp_said:
-            self._bgp_said = True
-            logs.error(op="bgp", msg=message, peer_or_route=item.key)
-        if isinstance(item, BgpRoute):
-            self.problems["bgp"] = message
-            for service in sorted({s for address in item.addresses for s in address.services}):
-                self._report(stream.Warned("Service", service, "bgpNotAvailable", message))
 
     # --- every turn -----------------------------------------------------------------------------------
 
@@ -133,6 +134,8 @@ class Announcer:
             again |= self._layer2_events(now)
             if not again:
                 break
+        if self.routing is not None:
+            self.routing.turn(now)
         for data, target in self.membership.pending():
             self._send(data, target)
 
@@ -266,12 +269,19 @@ class Announcer:
     # --- the end ----------------------------------------------------------------------------------------
 
     def leave(self, now: float) -> None:
-        """Hand over in order; `handed_over` tells when that is done."""
+        """Hand over in order; `left` tells when that is done."""
         if not self._leaving:
             self._leaving = True
             self.ownership.leave(now)
             self.membership.leave(now)
+            if self.routing is not None:
+                self.routing.leave(now)
             self.settle(now)
+
+    @property
+    def left(self) -> bool:
+        """After `leave`: addresses are handed over, and every BGP peer was told."""
+        return self.handed_over and (self.routing is None or self.routing.left)
 
     def depart(self, now: float) -> None:
         """Fall silent, and say so: the last thing before the end."""
@@ -280,6 +290,8 @@ class Announcer:
         self.membership.depart(now)
         for data, target in self.membership.pending():
             self._send(data, target)
+        if self.routing is not None:
+            self.routing.edge.close()
 
     # --- what others ask ------------------------------------------------------------------------------
 

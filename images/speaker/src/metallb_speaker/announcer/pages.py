@@ -142,6 +142,7 @@ def pages(
             "problems": lambda: [
                 *filter(None, [announcer.layer2.ipvs_conflict()]),
                 *announcer.problems.values(),
+                *(announcer.routing.problems() if announcer.routing else ()),
                 *(state.problems if state else ()),
             ],
             "cluster_half": lambda: {
@@ -152,6 +153,7 @@ def pages(
             "membership": announcer.membership.status,
             "election": announcer.ownership.status,
             "layer2": announcer.layer2.status,
+            "bgp": lambda: announcer.routing.status() if announcer.routing else [],
             "process": more,
         }
         return 200, http.JSON, _slices(parts)

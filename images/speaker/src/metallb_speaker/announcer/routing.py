@@ -1,5 +1,7 @@
 """BGP and BFD in the announcer: from the stream's items to sessions, and what they say of themselves.
 
+Made when the first item of BGP comes: who announces on layer 2 only, does not pay for it.
+
 Sans-IO but for the edges that are given: the machine is `bgp.speaker.BgpSpeaker`.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from metallb_common.obs import logs
@@ -45,7 +47,7 @@ def router_id(node: str, host: str) -> ipaddress.IPv4Address:
 
 
 class Routing:
-    """All of BGP and BFD on this node. `items` is the stream's whole current set."""
+    """All of BGP and BFD on this node."""
 
     def __init__(
         self,
@@ -54,37 +56,54 @@ class Routing:
         record: Record,
         warn: Callable[[str, str], None],
     ) -> None:
-        """`warn(reason, message)` makes an event of the Node."""
+        """`warn(reason, message)` makes an event of the Node; `record` is the announcer's."""
         self.machine, self.edge = machine, edge
         self._record, self._warn = record, warn
-        self._routes: dict[str, BgpRoute] = {}
+        self._routes: set[str] = set()
         self._peers: dict[str, BgpPeer] = {}
+        self._timers: dict[str, BfdTimers] = {}
+        self._peers_changed = False
         self._warned: dict[str, str] = {}
         self._leaving = False
 
     # --- wishes ---------------------------------------------------------------------------------------
 
-    def apply(self, items: Mapping[tuple[str, str], Item], why: Mapping[str, str], now: float) -> None:
-        """Bring sessions and routes to what is desired. Unchanged ones notice nothing."""
+    def change(self, put: Iterable[Item], drop: Iterable[tuple[str, str]], why: Mapping[str, str]) -> None:
+        """Items that came, changed or went. Nothing leaves before `commit`. Unchanged sessions notice nothing."""
+        for item in put:
+            match item:
+                case BgpRoute():
+                    self._routes.add(item.key)
+                    self.machine.put_route(item)
+                    self._record.set("bgp", item.key, item.addresses, why, "notOwner")
+                case BgpPeer():
+                    self._peers_changed = True
+                    if item.key not in self._peers:
+                        logs.info(event="peerAdded", peer=item.key, address=item.address)
+                    self._peers[item.key] = item
+                case BfdTimers():
+                    self._peers_changed = True
+                    self._timers[item.key] = item
+        for kind, key in drop:
+            if kind == "BgpRoute" and key in self._routes:
+                self._routes.discard(key)
+                self.machine.drop_route(key)
+                self._record.set("bgp", key, (), why, "notOwner")
+            elif kind == "BgpPeer" and self._peers.pop(key, None) is not None:
+                self._peers_changed = True
+                logs.info(event="peerRemoved", peer=key, reason="removedFromConfig")
+            elif kind == "BfdTimers":
+                self._peers_changed |= self._timers.pop(key, None) is not None
+
+    def commit(self, now: float) -> None:
+        """A transaction is whole: bring sessions and routes to it."""
         if self._leaving:
             return
-        routes = {i.key: i for i in items.values() if isinstance(i, BgpRoute)}
-        peers = {i.key: i for i in items.values() if isinstance(i, BgpPeer)}
-        timers = [i for i in items.values() if isinstance(i, BfdTimers)]
-        for key in self._peers.keys() - peers.keys():
-            logs.info(event="peerRemoved", peer=key, reason="removedFromConfig")
-        for key in peers.keys() - self._peers.keys():
-            logs.info(event="peerAdded", peer=key, address=peers[key].address)
-        self.machine.replace(peers.values(), routes.values(), timers, now)
-        self.edge.listen_for({p.address: p.password for p in peers.values() if p.listen})
-        for key in self._routes.keys() - routes.keys():
-            self._record.set("bgp", key, (), why, "notOwner")
-        for key, route in routes.items():
-            if self._routes.get(key) != route:
-                self._record.set("bgp", key, route.addresses, why, "notOwner")
-        if routes != self._routes:
-            logs.debug(event="updatedAdvertisements", routes=len(routes))
-        self._routes, self._peers = routes, peers
+        if self._peers_changed:
+            self._peers_changed = False
+            self.machine.set_peers(self._peers.values(), self._timers.values(), now)
+            self.edge.listen_for({p.address: p.password for p in self._peers.values() if p.listen})
+        self.machine.flush(now)
         self.turn(now)
 
     def leave(self, now: float) -> None:

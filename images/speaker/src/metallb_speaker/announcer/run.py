@@ -16,12 +16,14 @@ from metallb_common import app
 from metallb_common.obs import logs
 from metallb_common.obs.metrics import Registry
 from metallb_speaker import __version__
+from metallb_speaker.announcer.edge.output import Output
 from metallb_speaker.announcer.edge.web import Page, WebEdge
 from metallb_speaker.announcer.loop import Loop, Priority
 
 if TYPE_CHECKING:
     from metallb_speaker.announcer.edge.udp import Udp
     from metallb_speaker.announcer.membership.api import Members
+    from metallb_speaker.announcer.routing import Routing
 
 #: Seconds that an ordered stop may take in all: hand-over takes one at most, and the last datagrams.
 STOP_WAIT = 1.5
@@ -31,6 +33,16 @@ KEEP_EVERY = 2.0
 
 def run(options: app.Options, stop: app.Stop, argv: Sequence[str]) -> int:
     """Run until stopped; gives the exit code."""
+    output = Output()
+    logs.configure(options.text("log-level"), output)
+    try:
+        return _run(options, stop, argv, output)
+    finally:
+        output.drain(patience=0.2)
+        logs.configure(options.text("log-level"))
+
+
+def _run(options: app.Options, stop: app.Stop, argv: Sequence[str], output: Output) -> int:
     loop = Loop()
     now = loop.clock()
     registry = Registry()
@@ -43,6 +55,7 @@ def run(options: app.Options, stop: app.Stop, argv: Sequence[str]) -> int:
     web = WebEdge(loop, options.text("host"), options.number("port"), pages)
     web.open(now)
     loop.turn(0.0)
+    output.drain()
 
     process = Process(loop, registry, options, argv)
     try:
@@ -59,6 +72,7 @@ def run(options: app.Options, stop: app.Stop, argv: Sequence[str]) -> int:
     loop.watch(stop.fileno(), lambda now: process.stop(now, stop), Priority.SIGNAL)
     while not process.finished:
         loop.turn()
+        output.drain()
     process.close()
     web.close()
     loop.close()
@@ -112,11 +126,32 @@ class Process:
             send=self._send,
             report=self._report,
         )
+        self.announcer.make_routing = self._make_routing
         self._link = LinkEdge(loop, self._reader, self.announcer.on_stream)
         self._link.on_connected = self.announcer.connected
         self._state = StateFile(options.text("state-dir"))
         Collector(self.announcer, loop).register(registry)
         self._argv = argv
+
+    def _make_routing(self) -> Routing:
+        """The first peer or route of BGP is wanted."""
+        from metallb_speaker import stream
+        from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+        from metallb_speaker.announcer.edge.routing import RoutingEdge
+        from metallb_speaker.announcer.routing import Routing, router_id
+
+        loop, node = self._loop, self.announcer.node
+        machine = BgpSpeaker(router_id(node, self._options.text("host")))
+        watch_bgp, watch_bfd = loop.at_priority(Priority.BGP), loop.at_priority(Priority.BFD)
+        edge = RoutingEdge(machine, watch_bgp, watch_bfd, loop.unwatch)
+
+        def warn(reason: str, message: str) -> None:
+            self._report(stream.Warned("Node", node, reason, message))
+
+        routing = Routing(machine, edge, self.announcer.record, warn)
+        loop.source(routing)
+        self._registry.collector(routing.metrics)
+        return routing
 
     def pages(self) -> dict[str, Any]:
         from metallb_speaker.announcer.pages import pages
@@ -189,7 +224,7 @@ class Process:
         if self.announcer.dirty and not self._keeping and self._state.path:
             self._keeping = True
             self._loop.at(now + KEEP_EVERY, self._keep)
-        if self.announcer.handed_over:
+        if self.announcer.left:
             self._finish(now)
 
     def _keep(self, now: float) -> None:

@@ -133,6 +133,11 @@ class Neighbor:
         self.rib.set(desired)
         self._flush(now)
 
+    def flush(self, now: float) -> None:
+        """Send what changed in `rib`."""
+        if self.rib.dirty:
+            self._flush(now)
+
     def stop(self, now: float, *, text: str = "", deconfigured: bool = False) -> None:
         """Leave in order. With graceful restart agreed, close so that the routes stay; else say that they
         go (GRACEFUL_SHUTDOWN), wait LEAVE_WAIT, then Cease."""

@@ -57,22 +57,20 @@ def _session_part(peer: BgpPeer) -> BgpPeer:
     return replace(peer, bfd_profile="", listen=False)
 
 
-def routes_for(peer: str, routes: Iterable[BgpRoute]) -> dict[Network, RouteAttributes]:
-    """What one neighbour should get. Equal prefixes are merged: all communities, the highest local preference."""
-    out: dict[Network, RouteAttributes] = {}
+def merge(peer: str, routes: Iterable[BgpRoute]) -> RouteAttributes | None:
+    """What one neighbour should get for one prefix: all communities, the highest local preference; None: nothing."""
+    plain: set[tuple[int, int]] = set()
+    large: set[tuple[int, int, int]] = set()
+    local_pref = -1
     for route in routes:
         if route.peers and peer not in route.peers:
             continue
-        network = ipaddress.ip_network(route.prefix)
-        plain: set[tuple[int, int]] = {(c[0], c[1]) for c in route.communities if len(c) == 2}
-        large: set[tuple[int, int, int]] = {(c[0], c[1], c[2]) for c in route.communities if len(c) == 3}
-        local_pref = route.localpref
-        if (other := out.get(network)) is not None:
-            plain |= set(other.communities)
-            large |= set(other.large_communities)
-            local_pref = max(local_pref, other.local_pref)
-        out[network] = RouteAttributes(local_pref, tuple(sorted(plain)), tuple(sorted(large)))
-    return out
+        plain.update((c[0], c[1]) for c in route.communities if len(c) == 2)
+        large.update((c[0], c[1], c[2]) for c in route.communities if len(c) == 3)
+        local_pref = max(local_pref, route.localpref)
+    if local_pref < 0:
+        return None
+    return RouteAttributes(local_pref, tuple(sorted(plain)), tuple(sorted(large)))
 
 
 class BgpSpeaker:
@@ -82,7 +80,9 @@ class BgpSpeaker:
         self._identifier = identifier
         self._rng = rng or random.Random()  # noqa: S311 - spreads timers, guards no secret
         self._peers: dict[str, BgpPeer] = {}
-        self._routes: dict[str, BgpRoute] = {}
+        self._routes: dict[str, Network] = {}  # route key -> prefix
+        self._by_network: dict[Network, dict[str, BgpRoute]] = {}
+        self._touched: dict[Network, None] = {}  # in order of change
         self._timers: dict[str, BfdTimers] = {}
         self._neighbors: dict[str, Neighbor] = {}
         self._leaving: dict[str, Neighbor] = {}  # removed from the configuration, still saying good-bye
@@ -93,18 +93,47 @@ class BgpSpeaker:
 
     # --- wishes ---------------------------------------------------------------------------------
 
-    def replace(
-        self, peers: Iterable[BgpPeer], routes: Iterable[BgpRoute], timers: Iterable[BfdTimers], now: float
-    ) -> None:
-        """Everything, as a snapshot or after deltas. Unchanged neighbours notice nothing."""
-        self._routes = {r.key: r for r in routes}
+    def set_peers(self, peers: Iterable[BgpPeer], timers: Iterable[BfdTimers], now: float) -> None:
+        """All neighbours and BFD profiles. Unchanged neighbours notice nothing."""
         self._timers = {t.key: t for t in timers}
         wanted = {p.key: p for p in peers}
         for key in self._peers.keys() - wanted.keys():
             self._remove(key, now)
-        for key, peer in wanted.items():
+        for peer in wanted.values():
             self._upsert(peer, now)
-            self._neighbors[key].set_routes(routes_for(key, self._routes.values()), now)
+
+    def put_route(self, route: BgpRoute) -> None:
+        """One route is new or has changed; `flush` sends. Cost: that of one prefix."""
+        self.drop_route(route.key)
+        network = ipaddress.ip_network(route.prefix)
+        self._routes[route.key] = network
+        self._by_network.setdefault(network, {})[route.key] = route
+        self._touched[network] = None
+
+    def drop_route(self, key: str) -> None:
+        network = self._routes.pop(key, None)
+        if network is None:
+            return
+        routes = self._by_network[network]
+        del routes[key]
+        if not routes:
+            del self._by_network[network]
+        self._touched[network] = None
+
+    def flush(self, now: float) -> None:
+        """Tell every neighbour what changed since the last call."""
+        touched, self._touched = self._touched, {}
+        for key, neighbor in self._neighbors.items():
+            self._fill(key, neighbor, touched)
+            neighbor.flush(now)
+
+    def _fill(self, key: str, neighbor: Neighbor, networks: Iterable[Network]) -> None:
+        for network in networks:
+            attributes = merge(key, self._by_network.get(network, {}).values())
+            if attributes is None:
+                neighbor.rib.remove(network)
+            else:
+                neighbor.rib.upsert(network, attributes)
 
     def _upsert(self, peer: BgpPeer, now: float) -> None:
         old = self._peers.get(peer.key)
@@ -114,6 +143,7 @@ class BgpSpeaker:
         if neighbor is None:
             self._leaving.pop(peer.key, None)
             neighbor = self._neighbors[peer.key] = Neighbor(settings, self._rng)
+            self._fill(peer.key, neighbor, self._by_network)
             neighbor.start(now)
         elif old is not None and _session_part(old) != _session_part(peer):
             neighbor.reconfigure(settings, now)
