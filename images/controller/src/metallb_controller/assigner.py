@@ -232,6 +232,8 @@ class Assigner:
             self.allocator.hold(key, decided.hold)
             if held is not None and not set(held.addresses) <= set(decided.hold.addresses):
                 self._freed()
+            if decided.hold.keys[0] or (held is not None and held.keys[0]):
+                self._wake = bool(self.waiting) or self._wake  # new chances to share
             if held is not None and (held.keys, held.wanted) != (decided.hold.keys, decided.hold.wanted):
                 self._dirty.update(dict.fromkeys(n for n in sorted(neighbours) if n != key and n in self.services))
         if decided.waiting:
