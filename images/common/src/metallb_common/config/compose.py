@@ -160,7 +160,10 @@ class _Composer:
         if kind is yaml.ScalarEvent:
             style = event.style
             plain = style is None or style == ""
-            node = Scalar(event.value, line, column, plain, event.tag or "", style == "|")
+            tag = event.tag or ""
+            if tag == "!":  # "not to be resolved": text
+                tag, plain = "", False
+            node = Scalar(event.value, line, column, plain, tag, style == "|")
             if event.anchor:
                 self.anchors[event.anchor] = node
         elif kind is yaml.SequenceStartEvent:
