@@ -83,3 +83,11 @@ def test_large_pages_come_in_slices() -> None:
     chunks = list(registry.chunks())
     assert max(map(len, chunks)) < 8192
     assert len(read(registry)) == 5000
+
+
+def test_a_family_may_come_in_parts() -> None:
+    registry = metrics.Registry(process=False)
+    parts = [metrics.Family("c", "C", "counter", ("n",), {(str(i),): 1.0}, more=i > 0) for i in range(3)]
+    registry.collector(lambda: parts)
+    assert registry.render().decode().count("# TYPE") == 1
+    assert len(read(registry)) == 3

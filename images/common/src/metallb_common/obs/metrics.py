@@ -36,13 +36,17 @@ CONFIG_STALE = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric with its series: label values (in the order of `labels`) to value."""
+    """One metric with its series: label values (in the order of `labels`) to value.
+
+    `more` continues the family before it, of the same name: a collector may make a large one in parts.
+    """
 
     name: str
     help: str
     type: str  # "counter" or "gauge"
     labels: tuple[str, ...] = ()
     series: Mapping[Labels, float] = field(default_factory=dict)
+    more: bool = False
 
 
 class _Metric:
@@ -144,7 +148,8 @@ class Registry:
     def chunks(self) -> Iterator[bytes]:
         """The same, a family at a time (large ones in slices), for a loop that must not be held up."""
         for family in self.families():
-            lines = [f"# HELP {family.name} {_escape_help(family.help)}\n# TYPE {family.name} {family.type}\n"]
+            head = f"# HELP {family.name} {_escape_help(family.help)}\n# TYPE {family.name} {family.type}\n"
+            lines = ["" if family.more else head]
             for values, value in family.series.items():
                 lines.append(_line(family.name, family.labels, values, value))
                 if len(lines) >= 256:

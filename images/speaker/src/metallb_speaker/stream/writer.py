@@ -9,8 +9,8 @@ from metallb_speaker.stream import codec
 from metallb_speaker.stream.frames import FrameReader, StreamError, frame
 from metallb_speaker.stream.messages import REPORTS, Again, Key, Upstream, read_hello, read_report
 
-#: Aim of a `put`: small enough to decode in about a millisecond, so that it delays no answer to a packet.
-ITEMS_PER_FRAME = 24
+#: Items of a `put`: few enough to take in within about a millisecond, so that it delays no answer to a packet.
+ITEMS_PER_FRAME = 12
 KEYS_PER_FRAME = 240
 #: Lists of names that are remembered; past it the sender begins anew with a snapshot.
 MAX_NAMES = 4096

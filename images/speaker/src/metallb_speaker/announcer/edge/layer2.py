@@ -144,6 +144,16 @@ class Layer2Edge:
         self.machine.on_deadline(now)
         self._flush(now)
 
+    def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
+        self.machine.change(groups, now)
+        self.machine.on_deadline(now)
+        self._flush(now)
+
+    def renew(self, addresses: Iterable[str], now: float) -> None:
+        self.machine.renew(addresses, now)
+        self.machine.on_deadline(now)
+        self._flush(now)
+
     def set_members(self, macs: Iterable[str]) -> None:
         self.machine.set_members(macs)
 
@@ -198,6 +208,12 @@ class Layer2Edge:
 
     def counters(self) -> Mapping[tuple[api.Metric, str], int]:
         return self.machine.counters()
+
+    def owned_ips(self) -> list[bytes]:
+        return self.machine.owned_ips()
+
+    def counts(self, ips: Iterable[bytes]) -> Mapping[tuple[api.Metric, str], int]:
+        return self.machine.counts(ips)
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         return self.machine.drops()

@@ -5,6 +5,7 @@ Every address of `set` is announced at once; `happen` queues an event as if the 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -12,13 +13,14 @@ from metallb_speaker.announcer.layer2 import api
 
 
 class FakeLayer2:
-    """Records what it is told: `owned`, `members`, `probed`."""
+    """Records what it is told: `owned`, `members`, `probed`, `renewed`."""
 
     def __init__(self, mac: str = "02:00:00:00:00:01", connected: Collection[str] = ()) -> None:
         self.owned: dict[str, api.OwnedGroup] = {}
         self.members: tuple[str, ...] = ()
         self.probed: list[tuple[str, float]] = []
         self.connected = set(connected)
+        self.renewed: tuple[str, ...] = ()
         self.drained = 0
         self.is_open = False
         self._mac = mac
@@ -38,6 +40,13 @@ class FakeLayer2:
             for address in group.addresses:
                 if address not in before:
                     self.happen(api.Announcing(address, "eth0"))
+
+    def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
+        after = {**self.owned, **groups}
+        self.set({key: group for key, group in after.items() if group is not None}, now)
+
+    def renew(self, addresses: Iterable[str], now: float) -> None:
+        self.renewed += tuple(addresses)
 
     def set_members(self, macs: Iterable[str]) -> None:
         self.members = tuple(macs)
@@ -66,6 +75,13 @@ class FakeLayer2:
 
     def counters(self) -> Mapping[tuple[api.Metric, str], int]:
         return {("gratuitous_sent", address): 1 for group in self.owned.values() for address in group.addresses}
+
+    def owned_ips(self) -> list[bytes]:
+        addresses = {address for group in self.owned.values() for address in group.addresses}
+        return sorted(ipaddress.ip_address(address).packed for address in addresses)
+
+    def counts(self, ips: Iterable[bytes]) -> Mapping[tuple[api.Metric, str], int]:
+        return {("gratuitous_sent", str(ipaddress.ip_address(ip))): 1 for ip in ips}
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         return {}

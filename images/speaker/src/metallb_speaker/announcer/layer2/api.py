@@ -125,6 +125,12 @@ class Layer2(Protocol):
     def set(self, groups: Mapping[str, OwnedGroup], now: float) -> None:
         """The groups that this node owns now, by key: the whole set."""
 
+    def change(self, groups: Mapping[str, OwnedGroup | None], now: float) -> None:
+        """Like `set`, but only these keys: None for a group that is not owned any more. Costs what changes."""
+
+    def renew(self, addresses: Iterable[str], now: float) -> None:
+        """Announce those of `addresses` that are answered for anew, from the beginning: somebody else claimed them."""
+
     def set_members(self, macs: Iterable[str]) -> None:
         """MAC addresses of all members' interfaces (`own_macs` of each): they are not foreign hosts."""
 
@@ -151,6 +157,12 @@ class Layer2(Protocol):
 
     def counters(self) -> Mapping[tuple[Metric, str], int]:
         """(metric, ip) -> count, for what is owned now: series end with ownership."""
+
+    def owned_ips(self) -> list[bytes]:
+        """What is owned now, each address once, packed: for asking `counts` in slices."""
+
+    def counts(self, ips: Iterable[bytes]) -> Mapping[tuple[Metric, str], int]:
+        """`counters` of these only."""
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         """(interface, reason) -> frames that reached us and were not answered."""

@@ -86,6 +86,26 @@ class Layer2Machine:
             self._need(key, (), now, check=False)
             self._unreachable.discard(key)
 
+    def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
+        """These groups only; None for one that is not owned any more."""
+        self._now = now
+        for key, group in groups.items():
+            if group is not None and self._groups.get(key) != group:
+                self._groups[key] = group
+                self._place(group, now)
+        for key, group in groups.items():  # last, as in `set`
+            if group is None and self._groups.pop(key, None) is not None:
+                self._need(key, (), now, check=False)
+                self._unreachable.discard(key)
+
+    def renew(self, addresses: Iterable[str], now: float) -> None:
+        """Announce anew, from the beginning, what is announced of `addresses`."""
+        self._now = now
+        for ip in map(packed, addresses):
+            for index in self._interfaces:
+                if (index, ip) in self._gratuitous:
+                    self._gratuitous.start((index, ip), now)
+
     def set_members(self, macs: Iterable[str]) -> None:
         self._members = frozenset(eth.mac_bytes(mac) for mac in macs)
 
@@ -206,17 +226,23 @@ class Layer2Machine:
         return frozenset(a for a in addresses if used & self._routes.interfaces(packed(a)))
 
     def counters(self) -> dict[tuple[api.Metric, str], int]:
+        return self.counts(self.owned_ips())
+
+    def owned_ips(self) -> list[bytes]:
+        return list(dict.fromkeys([ip for _, ip in self._holders]))
+
+    def counts(self, ips: Iterable[bytes]) -> dict[tuple[api.Metric, str], int]:
         out: dict[tuple[api.Metric, str], int] = {}
-        for index, ip in self._holders:
-            interface = self._interfaces.get(index)
-            answer = interface.port.get(ip) if interface else None
-            if answer is None:
-                continue  # not taken into use yet
-            received: tuple[api.Metric, str] = ("requests_received", answer.address)
-            sent: tuple[api.Metric, str] = ("responses_sent", answer.address)
-            out[received] = out.get(received, 0) + answer.received
-            out[sent] = out.get(sent, 0) + answer.sent
-            out["gratuitous_sent", answer.address] = self._sent.get(ip, 0)
+        for ip in ips:
+            for index, interface in self._interfaces.items():
+                answer = interface.port.get(ip) if (index, ip) in self._holders else None
+                if answer is None:
+                    continue  # not taken into use yet
+                received: tuple[api.Metric, str] = ("requests_received", answer.address)
+                sent: tuple[api.Metric, str] = ("responses_sent", answer.address)
+                out[received] = out.get(received, 0) + answer.received
+                out[sent] = out.get(sent, 0) + answer.sent
+                out["gratuitous_sent", answer.address] = self._sent.get(ip, 0)
         return out
 
     def drops(self) -> dict[tuple[str, str], int]:
