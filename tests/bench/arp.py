@@ -15,18 +15,19 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from metallb_speaker.announcer.edge.packet import SOL_PACKET, attach
 from metallb_speaker.announcer.layer2 import arp, bpf, ndp
 from metallb_speaker.announcer.layer2 import ethernet as eth
-from tests.integration.layer2_lab import Host, Responder, Segment
+from tests.integration.layer2_lab import Endpoint, Responder, Segment, cpu_of
 
 PACKET_STATISTICS = 6
 OURS4, OURS6 = "10.9.0.100", "fd09::100"
 
 
-def question(client: Host, mac: bytes, target: str) -> bytes:
+def question(client: Endpoint, mac: bytes, target: str) -> bytes:
     """What a host with an empty cache asks."""
     if ":" not in target:
         return arp.request(mac, socket.inet_aton(client.ip4), socket.inet_aton(target))
@@ -35,7 +36,7 @@ def question(client: Host, mac: bytes, target: str) -> bytes:
     return ndp.Neighbor(ndp.multicast_mac(group), mac, source, group, ndp.SOLICITATION, ip, link_layer=mac).encode()
 
 
-def listener(client: Host, target: str, *, count_only: bool) -> socket.socket:
+def listener(client: Endpoint, target: str, *, count_only: bool) -> socket.socket:
     """Receives answers for `target` alone."""
     v4 = ":" not in target
     sock = client.packet_socket(ether_type=0)
@@ -51,7 +52,7 @@ def listener(client: Host, target: str, *, count_only: bool) -> socket.socket:
     return sock
 
 
-def closed_loop(client: Host, targets: Sequence[str], rounds: int) -> dict[str, list[float]]:
+def closed_loop(client: Endpoint, targets: Sequence[str], rounds: int) -> dict[str, list[float]]:
     """Microseconds from question to answer, the targets asked in turn; a lost one counts as 1 s."""
     mac = client.mac
     sender = client.packet_socket(ether_type=0)
@@ -72,7 +73,7 @@ def closed_loop(client: Host, targets: Sequence[str], rounds: int) -> dict[str, 
     return out
 
 
-def flood(client: Host, target: str, seconds: float) -> tuple[int, int]:
+def flood(client: Endpoint, target: str, seconds: float) -> tuple[int, int]:
     """(questions, answers) of `seconds` of asking as fast as one process can."""
     frame = question(client, client.mac, target)
     sender = client.packet_socket(ether_type=0)
@@ -95,41 +96,109 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def measure(rounds: int, seconds: float, hosts: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: addresses by family that the node's kernel has, and that we answer for."""
+
+    client: Endpoint
+    kernel: Mapping[str, str]
+    ours: Mapping[str, str]
+    foreign: str  # an address that nobody has
+    cpu: Callable[[], float]  # of our process, seconds
+
+
+def measure(subject: Subject, rounds: int, seconds: float) -> dict[str, float]:
     """All figures by name."""
     out: dict[str, float] = {}
+    client = subject.client
+    for family, ours in subject.ours.items():
+        kernel = subject.kernel[family]
+        times = closed_loop(client, (kernel, ours), rounds)
+        for who, target in (("kernel", kernel), ("ours", ours)):
+            out[f"{family} {who} p50 us"] = statistics.median(times[target])
+            out[f"{family} {who} p99 us"] = percentile(times[target], 0.99)
+        for point in ("p50", "p99"):
+            mine, its = out[f"{family} ours {point} us"], out[f"{family} kernel {point} us"]
+            out[f"{family} {point} ratio"], out[f"{family} {point} added us"] = mine / its, mine - its
+    for family, ours in subject.ours.items():
+        sent, answers = flood(client, subject.kernel[family], seconds)
+        out[f"{family} flood kernel asked/s"] = sent / seconds
+        out[f"{family} flood kernel answered/s"] = rate = answers / seconds
+        cpu = subject.cpu()
+        sent, answers = flood(client, ours, seconds)
+        used = subject.cpu() - cpu
+        out[f"{family} flood ours asked/s"] = sent / seconds
+        out[f"{family} flood ours answered/s"] = answers / seconds
+        out[f"{family} flood ratio"] = answers / seconds / max(1, rate)
+        out[f"{family} flood ms CPU per 1000 answers"] = 1e6 * used / max(1, answers)
+    cpu = subject.cpu()
+    sent, _ = flood(client, subject.foreign, seconds)
+    out["foreign flood asked/s"] = sent / seconds
+    out["foreign flood CPU s"] = subject.cpu() - cpu
+    cpu = subject.cpu()
+    time.sleep(seconds)
+    out["idle CPU s"] = subject.cpu() - cpu
+    return out
+
+
+#: Figure -> (what it must not exceed, or must reach): the targets for layer 2, for a run in the embedded cluster.
+TARGETS = {
+    "p50 ratio": (1.7, "at most"),
+    "p99 ratio": (4.0, "at most"),
+    "p50 added us": (25.0, "at most"),
+    "p99 added us": (120.0, "at most"),
+    "flood ratio": (0.5, "at least"),
+}
+
+
+def verdicts(figures: Mapping[str, float]) -> list[tuple[str, float, str, bool]]:
+    """(figure, value, target as text, met) for every figure that has a target."""
+    out = []
+    for name, value in figures.items():
+        for ending, (bound, sense) in TARGETS.items():
+            if name.endswith(" " + ending):
+                out.append(
+                    (name, value, f"{sense} {bound:g}", value <= bound if sense == "at most" else value >= bound)
+                )
+    extra = figures["foreign flood CPU s"] - figures["idle CPU s"]
+    out.append(("CPU s of a foreign flood beyond idle", extra, "at most 0.02 (two ticks)", extra <= 0.02))
+    return out
+
+
+@contextlib.contextmanager
+def on_a_switch(hosts: int) -> Iterator[Subject]:
+    """A switch of our own with `hosts` hosts: the same, but for Kubernetes."""
     with Segment("l2bench") as segment:
         node, client = segment.host("node"), segment.host("client")
         for number in range(hosts - 2):
             segment.host(f"other{number}")  # each is flooded with every broadcast, as in a cluster
         with Responder(node, OURS4, OURS6) as responder:
             time.sleep(3.5)  # the duplicate check is over
-            for family, kernel, ours in (("arp", node.ip4, OURS4), ("ndp", node.ip6, OURS6)):
-                times = closed_loop(client, (kernel, ours), rounds)
-                for who, target in (("kernel", kernel), ("ours", ours)):
-                    out[f"{family} {who} p50 us"] = statistics.median(times[target])
-                    out[f"{family} {who} p99 us"] = percentile(times[target], 0.99)
-                out[f"{family} p50 ratio"] = out[f"{family} ours p50 us"] / out[f"{family} kernel p50 us"]
-                out[f"{family} p99 ratio"] = out[f"{family} ours p99 us"] / out[f"{family} kernel p99 us"]
-            for family, kernel, ours in (("arp", node.ip4, OURS4), ("ndp", node.ip6, OURS6)):
-                sent, answers = flood(client, kernel, seconds)
-                out[f"{family} flood kernel asked/s"] = sent / seconds
-                out[f"{family} flood kernel answered/s"] = kernel_rate = answers / seconds
-                cpu = responder.cpu()
-                sent, answers = flood(client, ours, seconds)
-                used = responder.cpu() - cpu
-                out[f"{family} flood ours asked/s"] = sent / seconds
-                out[f"{family} flood ours answered/s"] = answers / seconds
-                out[f"{family} flood ratio"] = answers / seconds / max(1, kernel_rate)
-                out[f"{family} flood ms CPU per 1000 answers"] = 1e6 * used / max(1, answers)
-            cpu = responder.cpu()
-            sent, _ = flood(client, "10.9.0.77", seconds)
-            out["foreign flood asked/s"] = sent / seconds
-            out["foreign flood CPU s"] = responder.cpu() - cpu
-            cpu = responder.cpu()
-            time.sleep(seconds)
-            out["idle CPU s"] = responder.cpu() - cpu
-    return out
+            yield Subject(
+                client, {"arp": node.ip4, "ndp": node.ip6}, {"arp": OURS4, "ndp": OURS6}, "10.9.0.77", responder.cpu
+            )
+
+
+def in_a_cluster(name: str, addresses: Sequence[str]) -> Subject:
+    """The embedded cluster `name`, where the speaker announces `addresses` (one node, one per family)."""
+    from tests.cluster import Cluster  # the switch above needs no cluster
+
+    cluster = Cluster.attach(name)
+    [owner] = cluster.owners(addresses[0])
+    hosts = {host.name: host for host in cluster.plan.hosts}
+    node, client = hosts[owner], hosts["client"]
+    [pod] = [
+        pod["metadata"]["name"]
+        for pod in cluster.pods(selector="app.kubernetes.io/component=speaker")
+        if pod["spec"].get("nodeName") == owner
+    ]
+    pid = cluster.container_pid(owner, pod, "speaker")
+    kernel = {"arp": node.v4, "ndp": node.v6}
+    ours = {"ndp" if ":" in address else "arp": address for address in addresses}
+    return Subject(
+        Endpoint(cluster.instance.netns("client"), client.v4, client.v6), kernel, ours, "172.18.99.99",
+        lambda: cpu_of(pid),
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -137,14 +206,23 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--hosts", type=int, default=5, help="on the switch, node and client included")
+    parser.add_argument("--cluster", help="measure in this embedded cluster instead; needs --address")
+    parser.add_argument("--address", action="append", default=[], help="announced there; at most one per family")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    figures = measure(arguments.rounds, arguments.seconds, arguments.hosts)
-    if arguments.json:
-        print(json.dumps(figures))
+    o = parser.parse_args(argv)
+    if o.cluster:
+        figures = measure(in_a_cluster(o.cluster, o.address), o.rounds, o.seconds)
     else:
-        for name, value in figures.items():
-            print(f"{name:36} {value:12.2f}")
+        with on_a_switch(o.hosts) as subject:
+            figures = measure(subject, o.rounds, o.seconds)
+    if o.json:
+        print(json.dumps(figures))
+        return 0
+    for name, value in figures.items():
+        print(f"{name:36} {value:12.2f}")
+    if o.cluster:
+        for name, value, target, met in verdicts(figures):
+            print(f"{'met    ' if met else 'NOT MET'} {name}: {value:.2f}, {target}")
     return 0
 
 

@@ -46,14 +46,32 @@ def inside(namespace: str) -> Iterator[None]:
                 raise OSError(ctypes.get_errno(), "setns")
 
 
-class Host:
+class Endpoint:
+    """A namespace, its addresses, and raw sockets in it."""
+
+    def __init__(self, namespace: str, ip4: str, ip6: str) -> None:
+        self.namespace, self.ip4, self.ip6 = namespace, ip4, ip6
+
+    @property
+    def mac(self) -> bytes:
+        with inside(self.namespace):
+            return mac_of("eth0")
+
+    def packet_socket(self, interface: str = "eth0", ether_type: int = 3) -> socket.socket:
+        """A raw socket; `ether_type` 3 is all of them."""
+        with inside(self.namespace):
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            sock.bind((interface, ether_type))
+            sock.settimeout(1.0)
+            return sock
+
+
+class Host(Endpoint):
     """One namespace with `eth0` in the segment."""
 
     def __init__(self, segment: Segment, name: str, number: int) -> None:
+        super().__init__(f"{segment.prefix}-{name}", f"10.9.0.{number}", f"fd09::{number:x}")
         self.segment = segment
-        self.namespace = f"{segment.prefix}-{name}"
-        self.ip4 = f"10.9.0.{number}"
-        self.ip6 = f"fd09::{number:x}"
         self.port = f"p-{name}"
         run("ip", "netns", "add", self.namespace)
         self.ip("link", "add", "eth0", "type", "veth", "peer", "name", self.port, "netns", segment.switch)
@@ -68,19 +86,6 @@ class Host:
 
     def exec(self, *command: str, check: bool = True) -> str:
         return run("ip", "netns", "exec", self.namespace, *command, check=check)
-
-    @property
-    def mac(self) -> bytes:
-        with inside(self.namespace):
-            return mac_of("eth0")
-
-    def packet_socket(self, interface: str = "eth0", ether_type: int = 3) -> socket.socket:
-        """A raw socket; `ether_type` 3 is all of them."""
-        with inside(self.namespace):
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            sock.bind((interface, ether_type))
-            sock.settimeout(1.0)
-            return sock
 
 
 class Segment:
@@ -158,8 +163,7 @@ class Responder:
 
     def cpu(self) -> float:
         """Seconds of processor time used so far, user and system."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.process.pid)
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -178,6 +182,12 @@ class Responder:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time that a process has used, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def until(condition: Callable[[], bool], timeout: float = 5.0, step: float = 0.02) -> bool:

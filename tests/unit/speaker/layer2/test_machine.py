@@ -152,6 +152,18 @@ def test_an_ordered_hand_over_needs_no_check() -> None:
     assert len(world.take()) == 2
 
 
+def test_renewal_announces_from_the_beginning_and_counts_on() -> None:
+    world = World()
+    world.set(group(V4, check=False))
+    world.run(50)
+    world.hear(asks(V4))
+    world.take()
+    world.machine.renew([V4, "10.9.0.77"], world.now)
+    world.run(0.3)
+    assert [round(at - 150, 6) for at, _, _ in world.take()] == [0, 0, 0.25, 0.25]
+    assert world.machine.counters()["responses_sent", V4] == 1
+
+
 @pytest.mark.parametrize("address", [V4, V6])
 def test_withdrawal_ends_answers_announcements_and_series(address: str) -> None:
     world = World()
