@@ -93,6 +93,16 @@ def test_rejected(case: Case, tmp_path: Path) -> None:
         assert any(f"configInline.{path}" in line for line in lines), said
 
 
+@pytest.mark.parametrize("wrong", ["configInLine", "configinline", "config-inline", "config"])
+def test_config_inline_itself_misspelt(wrong: str, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(f"{wrong}: {{}}\n", "utf-8")
+    command = [str(toolchain.path("helm")), "template", "metallb", str(ROOT / "chart"), "-f", str(values)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert f"at '/{wrong}': value must be 'it is spelt configInline'" in result.stderr
+
+
 def _pointer(path: str) -> str:
     """peers[0].my-asn -> /configInline/peers/0/my-asn, as Helm writes it."""
     steps = path.split('["', 1)[0] if '["' in path else path
