@@ -212,9 +212,9 @@ class Announcer:
         again = {key: owned[key] for key in renew if key in owned}
         if again:
             # Taken out and put back, without another duplicate check: its gratuitous frames start anew.
-            self.layer2.set({key: group for key, group in owned.items() if key not in again}, now)
-            self.layer2.set({**owned, **{key: replace(group, check=False) for key, group in again.items()}}, now)
-        self.layer2.set(owned, now)
+            self.layer2.change(dict.fromkeys(again), now)
+            self.layer2.change({key: replace(group, check=False) for key, group in again.items()}, now)
+        self.layer2.change({key: owned.get(key) for key in changed}, now)
         for key, reason in changed.items():
             item = self.reader.items.get(("Layer2Group", key))
             group = item if isinstance(item, Layer2Group) else None

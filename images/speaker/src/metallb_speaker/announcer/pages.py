@@ -14,6 +14,9 @@ from metallb_speaker.announcer.loop import Loop
 
 Page = tuple[int, str, Iterator[bytes]]
 
+#: Addresses that are counted in one turn of the loop.
+SLICE = 256
+
 _LAYER2 = {
     "requests_received": "Number of layer2 requests received for owned IPs",
     "responses_sent": "Number of layer2 responses sent for owned IPs in response to requests",
@@ -64,12 +67,12 @@ class Collector:
 
     def layer2(self) -> Iterator[Family]:
         layer2 = self._announcer.layer2
-        counters = layer2.counters()
+        ips = layer2.owned_ips()
         for metric, help in _LAYER2.items():
-            series: dict[Labels, float] = {
-                (ip,): float(count) for (name, ip), count in counters.items() if name == metric
-            }
-            yield Family(f"metallb_layer2_{metric}", help, "counter", ("ip",), series)
+            for start in range(0, len(ips) or 1, SLICE):  # thousands of addresses must not hold up a turn
+                counts = layer2.counts(ips[start : start + SLICE])
+                series: dict[Labels, float] = {(ip,): float(n) for (name, ip), n in counts.items() if name == metric}
+                yield Family(f"metallb_layer2_{metric}", help, "counter", ("ip",), series, more=start > 0)
         yield Family(
             "metallb_layer2_frames_dropped",
             "Number of layer2 frames that were let in and not answered, by reason",
