@@ -46,8 +46,9 @@ def parse(text: str | bytes) -> Parsed:
     return Parsed(parsed.config, parsed.errors, (*parsed.warnings, extra))
 
 
-def from_config_map(data: MappingOf[str, str]) -> Parsed:
+def from_config_map(data: MappingOf[str, str] | None) -> Parsed:
     """Read the data of a ConfigMap: its key `config`, and a warning when there is only a look-alike."""
+    data = data or {}
     if KEY in data:
         return parse(data[KEY] or "")
     other = next((key for key in _OTHER_KEYS if key in data), None) or next(iter(data), None)
