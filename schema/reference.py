@@ -48,8 +48,8 @@ address-pools:
 What MetalLB 0.12 accepts is accepted with the same meaning. Refused all the same are mistakes that it takes for
 something else without a word: a fraction where a whole number belongs (`my-asn: 1.10` is AS 1 there), a range from an
 IPv4 to an IPv6 address (a pool without an address), a hold time above 65535s, a negative keepalive time, an IPv6
-address as `router-id`, a password of more than 80 bytes, lines that a wrong indent puts after the document's end (they are
-dropped), and YAML tags of one's own.
+address as `router-id`, a password of more than 80 bytes, lines that a wrong indent puts after the document's end (they
+are dropped), and YAML tags of one's own.
 """
 
 _EXAMPLES = """\
