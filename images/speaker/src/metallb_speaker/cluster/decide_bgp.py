@@ -19,8 +19,6 @@ from metallb_speaker.cluster.verdict import Context, Placed, Verdict
 from metallb_speaker.cluster.view import ClusterView
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
 
-#: Seconds between connection attempts when the configuration names none.
-CONNECT_TIME = 10
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,7 +110,7 @@ def _peer(peer: Peer, password: str) -> BgpPeer:
         source=str(peer.source_address or ""),
         hold_time=peer.hold_time,
         keepalive_time=peer.keepalive_time,
-        connect_time=peer.connect_time or CONNECT_TIME,
+        connect_time=peer.connect_time or 0,
         router_id=str(peer.router_id or ""),
         password=password,
         bfd_profile=peer.bfd_profile,
