@@ -19,6 +19,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,13 +49,39 @@ def quiet(text: str) -> None:
     """Say nothing."""
 
 
-def run(command: Sequence[str | Path], *, what: str, env: dict[str, str] | None = None) -> str:
-    """Standard output of a command; its whole output is shown only when it fails. Raises BuildError."""
-    told = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=env, check=False)
-    if told.returncode:
-        output = (told.stdout + told.stderr).strip()
-        raise BuildError(f"{what} failed (exit {told.returncode}):\n" + "\n".join(output.splitlines()[-25:]))
-    return told.stdout
+def run(command: Sequence[str | Path], *, what: str, env: dict[str, str] | None = None, say: Say = quiet) -> str:
+    """Standard output of a command; all of its output is shown only when it fails. Raises BuildError.
+
+    `say` hears every ten seconds that it still runs, and its latest line: silence looks like a hang.
+    """
+    with tempfile.TemporaryFile("w+") as complaints:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [str(c) for c in command], stdout=subprocess.PIPE, stderr=complaints, text=True, errors="replace", env=env
+        )
+        lines: list[str] = []
+        done = threading.Event()
+
+        def heartbeat() -> None:
+            while not done.wait(10):
+                say(f"{what}, {time.monotonic() - start:.0f} s" + (f": {lines[-1].strip()[:70]}" if lines else ""))
+
+        threading.Thread(target=heartbeat, daemon=True).start()
+        try:
+            assert process.stdout is not None
+            lines.extend(process.stdout)
+            code = process.wait()
+        finally:
+            done.set()
+            if process.poll() is None:
+                process.terminate()
+            assert process.stdout is not None
+            process.stdout.close()
+        if code:
+            complaints.seek(0)
+            output = ("".join(lines) + complaints.read()).strip()
+            raise BuildError(f"{what} failed (exit {code}):\n" + "\n".join(output.splitlines()[-25:]))
+        return "".join(lines)
 
 
 @dataclass
@@ -89,7 +118,7 @@ class Builder:
         self.say(f"fetching {BASE}")
         if self.pull(BASE):
             return BASE
-        self.say(f"no registry answers: making a stand-in for {BASE} from Debian {SUITE} (once, about a minute)")
+        self.say(f"no registry answers: making a stand-in for {BASE} from Debian {SUITE} (once, a minute or two)")
         self._make_stand_in()
         return STAND_IN
 
@@ -100,7 +129,7 @@ class Builder:
         root = toolchain.cache() / "base"
         shutil.rmtree(root, ignore_errors=True)
         include = f"--include={STAND_IN_PACKAGES}"
-        run(["debootstrap", "--variant=minbase", include, SUITE, root, *mirror()], what="debootstrap")
+        run(["debootstrap", "--variant=minbase", include, SUITE, root, *mirror()], what="debootstrap", say=self.say)
         for folder in ("var/cache/apt", "var/lib/apt/lists"):
             shutil.rmtree(root / folder, ignore_errors=True)
             (root / folder / "partial").mkdir(parents=True)
@@ -136,7 +165,7 @@ class Builder:
             arguments |= pip_index()
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"]
-        run([*command, str(context)], what=f"building {tag}", env=env)
+        run([*command, str(context)], what=f"building {tag}", env=env, say=self.say)
 
     def save(self, tag: str, archive: Path) -> None:
         """Write an image as a docker archive; the file appears whole or not at all."""
@@ -252,6 +281,6 @@ def wheels(requirements: Path, say: Say = quiet) -> Path:
         command += ["--abi", abi]
     for name in [*platforms, f"manylinux2014_{machine}", f"manylinux1_{machine}"]:
         command += ["--platform", name]
-    run(command, what="pip download")
+    run(command, what="pip download", say=say)
     part.rename(folder)
     return folder

@@ -207,18 +207,25 @@ class Demo:
         link = ("ip", "-br", "link", "show", "eth0")
         macs = {n: self.cluster.run_in(n, *link).stdout.split()[2] for n in self.cluster.nodes}
 
-        def agree() -> bool:
-            """The last event names the node that answers. The speaker that was ready first may just hand over."""
-            said = re.findall(r'announcing from node "([^"]+)', self.told(events))
-            answer = self.cluster.run_in("client", *arping, check=False).stdout
-            self.node = said[-1] if said else ""
-            return bool(said) and macs[self.node] in answer
+        said: list[str] = []
 
-        self.wait("the event nodeAssigned names the node that answers ARP", agree, 30)
+        def agree() -> bool:
+            """The node that answers has sent the event."""
+            said[:] = re.findall(r'announcing from node "([^"]+)', self.told(events))
+            answer = self.cluster.run_in("client", *arping, check=False).stdout
+            owners = [node for node, mac in macs.items() if mac in answer]
+            self.node = owners[0] if len(owners) == 1 else ""
+            return self.node in said
+
+        self.wait("the node that answers ARP says so in an event", agree, 30)
         self.user(*events)
         self.out.command(f"{self.me} in --name {self.cluster.name} client {shlex.join(arping)}")
         self.out.answer(self.cluster.run_in("client", *arping, check=False).stdout)
-        self.out.say(f"\n{self.node} answers ARP for {ADDRESS}: its network card has that MAC address.")
+        self.out.say(f"\n{self.node} answers ARP for {ADDRESS}, and only it: its network card has that MAC address.")
+        for other in sorted(set(said) - {self.node}):
+            self.out.say(
+                f"({other}'s speaker was ready first, or at the same moment, and has handed the address over.)"
+            )
 
     def next_steps(self) -> None:
         env = self.folder.parent / "env"
