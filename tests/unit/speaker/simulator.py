@@ -28,7 +28,7 @@ PROBE_WAIT = 0.04  # how long layer 2 waits before it reports silence
 def group(ip: str, candidates: Iterable[str], preferred: str = "", reason: str = "") -> Layer2Group:
     """One address of one Service."""
     addresses = (AnnouncedAddress(ip, (f"default/s-{ip}",)),)
-    return Layer2Group(ip, addresses, tuple(sorted(candidates)), preferred, reason=reason)
+    return Layer2Group(ip, addresses, tuple(sorted(candidates)), preferred=preferred, reason=reason)
 
 
 @dataclass

@@ -345,7 +345,8 @@ class Membership:
             return
         peers = self._table.peers.values()
         expected = [peer for peer in peers if peer.listed_alive or peer.alive]
-        answered = bool(expected) and all(peer.settled_for is not None for peer in expected)
+        # Alive, too: one that we gave up while we were cut off has answered, but must refute that first.
+        answered = bool(expected) and all(peer.settled_for is not None and peer.alive for peer in expected)
         if now < self._join_until and not (answered and self._enabled):
             return
         self._joined = True
@@ -407,7 +408,9 @@ class Membership:
 
     def deadline(self) -> float:
         """See `api.Members.deadline`."""
-        due = min(self._beat_at, self._period_at, self._contact_at)
+        due = min(self._beat_at, self._contact_at)
+        if self._enabled:  # nobody is probed without keys: that time does not move on
+            due = min(due, self._period_at)
         if self._table.news and self._enabled:
             due = min(due, self._news_at)
         if self._hellos:

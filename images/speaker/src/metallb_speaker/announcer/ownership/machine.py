@@ -124,6 +124,8 @@ class Ownership:
                 case membership.Received():
                     received.append(event)
                 case membership.Joined(name) | membership.Changed(name) | membership.Cleared(name):
+                    if isinstance(event, membership.Joined) and name not in self._wire.kept():
+                        self._disbelieve(name)
                     self._heard(name, now)
                     touched[name] = None
                 case membership.Suspect(name):
@@ -162,6 +164,11 @@ class Ownership:
             self._wire.listed(name, now)
         elif (standing is not None and standing.tier is not Tier.SILENT) or standing is None or standing.cluster_only:
             self._unkeep(name)
+
+    def _disbelieve(self, name: str) -> None:
+        """A process that has just begun, or begun anew, holds nothing."""
+        for key in list(self._groups.owned_by(name)):
+            self._groups.believe(self._groups.entries[key], "")
 
     def _unkeep(self, name: str) -> None:
         if self._wire.cleared(name):
@@ -345,8 +352,7 @@ class Ownership:
             self._groups.believe(entry, "")
         elif winner != self.me:
             self._holds.pop(key, None)
-            lone = self._tier(winner) is Tier.SILENT
-            self._apply(entry, Input.DROP if lone else Input.LOSE, now, Lost(key, "notOwner"), winner)
+            self._apply(entry, Input.LOSE, now, Lost(key, "notOwner"), winner)
             if self._states.get(key) is not State.YIELDING:
                 self._groups.believe(entry, winner)
         elif key in self._holds and now < self._holds[key][0]:

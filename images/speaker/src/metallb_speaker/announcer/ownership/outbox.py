@@ -15,26 +15,35 @@ def _batches(keys: list[str]) -> list[tuple[str, ...]]:
     return [tuple(keys[i : i + BATCH]) for i in range(0, len(keys), BATCH)]
 
 
+def _due(keys: dict[str, int], repeat: bool) -> list[str]:
+    """The keys to send now; counts them as sent."""
+    due = [key for key, tries in keys.items() if repeat or not tries]
+    for key in due:
+        keys[key] += 1
+    return due
+
+
 class Outbox:
     """What is to be said to whom. `flush` gives the messages that are due."""
 
     def __init__(self) -> None:
         self._claims: dict[str, dict[str, int]] = {}  # node -> key -> times sent
-        self._handovers: dict[str, dict[str, None]] = {}
+        self._handovers: dict[str, dict[str, int]] = {}
         self._answers: dict[str, dict[str, None]] = {}
         self._at = NEVER  # when claims and hand-overs are repeated
         self._interval = REPEAT_EVERY
+        self._new = False
 
     def claim(self, node: str, key: str, now: float) -> None:
         """Say to `node` that `key` is ours."""
         self._claims.setdefault(node, {})[key] = 0
-        self._at, self._interval = now, REPEAT_EVERY
+        self._hurry(now)
 
     def handover(self, node: str, key: str, now: float) -> None:
         """Ask `node` to take `key`; whomever else we asked is not asked any more."""
         self.withdraw(key)
-        self._handovers.setdefault(node, {})[key] = None
-        self._at, self._interval = now, REPEAT_EVERY
+        self._handovers.setdefault(node, {})[key] = 0
+        self._hurry(now)
 
     def released(self, node: str, key: str) -> None:
         """Answer `node` that `key` is not ours."""
@@ -72,22 +81,32 @@ class Outbox:
             Outgoing(node, Released(batch)) for node, keys in self._answers.items() for batch in _batches(list(keys))
         ]
         self._answers = {}
-        if now < self._at:
+        repeat = now >= self._at
+        if not (repeat or self._new):
             return out
+        # What is new leaves at once; what was sent is repeated when its time has come, and not for each new key.
         for node, claims in list(self._claims.items()):
             for key in [key for key, tries in claims.items() if tries >= CLAIM_TRIES]:
                 del claims[key]
-            for key in claims:
-                claims[key] += 1
             if not claims:
                 del self._claims[node]
-            out += [Outgoing(node, Claim(generation, batch)) for batch in _batches(list(claims))]
+            out += [Outgoing(node, Claim(generation, batch)) for batch in _batches(_due(claims, repeat))]
         for node, asked in self._handovers.items():
-            out += [Outgoing(node, Handover(batch)) for batch in _batches(list(asked))]
-        self._at = now + self._interval if self._claims or self._handovers else NEVER
-        self._interval = min(REPEAT_MOST, self._interval * 2)
+            out += [Outgoing(node, Handover(batch)) for batch in _batches(_due(asked, repeat))]
+        self._new = False
+        if not self._claims and not self._handovers:
+            self._at = NEVER
+        elif repeat or self._at == NEVER:
+            self._at = now + self._interval
+            self._interval = min(REPEAT_MOST, self._interval * 2)
         return out
+
+    def _hurry(self, now: float) -> None:
+        self._new = True
+        self._interval = REPEAT_EVERY
+        if self._at > now + REPEAT_EVERY:
+            self._at = now + REPEAT_EVERY
 
     def deadline(self) -> float:
         """When `flush` has something."""
-        return -NEVER if self._answers else self._at
+        return -NEVER if self._answers or self._new else self._at
