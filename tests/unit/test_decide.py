@@ -293,7 +293,7 @@ def test_peers() -> None:
     assert problems == ["peer s: no key 'password' in Secret 'bgp'; the session waits for it"]
     made.passwords["bgp", "password"] = "hush"
     found, problems = decide_bgp.peers(Config(peers=(secret,)), made)
-    assert (found[0].password, found[0].connect_time, problems) == ("hush", 10, [])
+    assert (found[0].password, found[0].connect_time, problems) == ("hush", 0, [])
 
 
 def test_members() -> None:
