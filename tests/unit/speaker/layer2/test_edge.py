@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from metallb_common.obs import logs
 from metallb_speaker.announcer.edge.groups import FakeGroups
-from metallb_speaker.announcer.edge.layer2 import BATCH, REOPEN, Layer2Edge
+from metallb_speaker.announcer.edge.interface import BATCH
+from metallb_speaker.announcer.edge.layer2 import REOPEN, Layer2Edge
 from metallb_speaker.announcer.edge.layer2_fake import FakeLayer2
 from metallb_speaker.announcer.edge.packet import FakeSocket
 from metallb_speaker.announcer.layer2 import api, bpf, ndp
@@ -29,7 +31,15 @@ class Edge:
         self.groups = FakeGroups()
         self.watched: dict[int, Callable[[float], None]] = {}
         self.refuse: OSError | None = None
-        self.layer2 = Layer2Edge(self.watch, self.watched.pop, open_socket=self.open, groups=self.groups)  # type: ignore[arg-type]
+        self.layer2 = Layer2Edge(
+            self.watch,
+            self.watched.pop,  # type: ignore[arg-type]
+            open_socket=self._open,
+            groups=self.groups,
+        )
+
+    def _open(self, *what: Any) -> FakeSocket:
+        return self.open(*what)  # which a test may have replaced
 
     def watch(self, fd: int, handler: Callable[[float], None]) -> None:
         self.watched[fd] = handler
@@ -107,13 +117,25 @@ def test_answers_and_withdrawal(edge: Edge) -> None:
     edge.run(GRACE)
     assert len(edge.hear(asks(V4))) == len(edge.hear(asks(V6))) == 1
     assert edge.layer2.counters()["responses_sent", V4] == 1
-    edge.layer2.set({}, edge.now)
+    other = {"other": api.OwnedGroup("other", ("10.9.0.101", "fd09::101"))}
+    edge.layer2.set(other, edge.now)
     assert edge.hear(asks(V4)) == edge.hear(asks(V6)) == []
-    assert edge.layer2.counters() == {}
+    assert {ip for _, ip in edge.layer2.counters()} == {"10.9.0.101", "fd09::101"}
     edge.run(1)
     for sock in edge.sockets:
         assert cbpf.run(sock.program, asks(V4), ifindex=2)[0] == cbpf.run(sock.program, asks(V6), ifindex=2)[0] == 0
-    assert edge.socket(2, 0x86DD).groups == set()
+    assert edge.socket(2, 0x86DD).groups == {ndp.multicast_mac(ndp.solicited_node(packed("fd09::101")))}
+
+
+def test_a_family_without_addresses_has_no_socket(edge: Edge) -> None:
+    """A filter for IPv6 runs for every IPv6 packet: a cluster of IPv4 alone need not pay for that."""
+    edge.layer2.set(group(V4), edge.now)
+    assert [s.ether_type for s in edge.sockets] == [0x0806]
+    edge.layer2.set(group(V6), edge.now)
+    assert [(s.ether_type, s.closed) for s in edge.sockets] == [(0x0806, True), (0x86DD, False)]
+    edge.layer2.set({}, edge.now)
+    assert edge.watched == {}
+    assert edge.groups.joined == set()
 
 
 def test_addresses_that_share_a_group(edge: Edge) -> None:
@@ -127,8 +149,7 @@ def test_addresses_that_share_a_group(edge: Edge) -> None:
     edge.run(1)
     assert edge.socket(2, 0x86DD).groups == {mac}
     edge.layer2.set({}, edge.now)
-    edge.run(1)
-    assert edge.socket(2, 0x86DD).groups == edge.groups.joined == set()
+    assert edge.groups.joined == set()
 
 
 def test_a_group_left_and_taken_again_is_joined(edge: Edge) -> None:
@@ -205,9 +226,10 @@ def test_a_second_socket_that_fails_closes_the_first(edge: Edge) -> None:
         edge.sockets.append(FakeSocket(name, index, ether_type))
         return edge.sockets[-1]
 
-    edge.layer2._open_socket = open_one
-    edge.layer2.set(group(V4, check=False), edge.now)
+    edge.open = open_one  # type: ignore[method-assign]
+    edge.layer2.set(group(V4, V6, check=False), edge.now)
     assert [s.closed for s in edge.sockets] == [True]
+    assert edge.watched == {}
     edge.run(2 * REOPEN)
     assert [s.closed for s in edge.sockets] == [True, False, False]
 
@@ -219,12 +241,18 @@ def test_a_refused_filter_is_made_smaller(edge: Edge) -> None:
                 raise OSError(errno.ENOMEM, "Cannot allocate memory")
             super().load(program)
 
-    edge.layer2._open_socket = Small
+    small: list[Small] = []
+
+    def open_small(*what: Any) -> FakeSocket:
+        small.append(Small(*what))
+        return small[-1]
+
+    edge.open = open_small  # type: ignore[method-assign]
     addresses = [f"10.9.{n // 100}.{2 * (n % 100)}" for n in range(600)]
     edge.layer2.set({a: api.OwnedGroup(a, (a,), check=False) for a in addresses}, edge.now)
     edge.run(5)
-    _, arp_wire, _ = edge.layer2._wires[2]
-    program = arp_wire.sock.program  # type: ignore[attr-defined]
+    [sock] = small
+    program = sock.program
     assert len(program) <= 300
     assert all(cbpf.run(program, asks(a), ifindex=2)[0] for a in addresses)
 

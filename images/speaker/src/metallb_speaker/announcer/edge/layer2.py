@@ -1,94 +1,31 @@
-"""Layer 2 on real sockets: `layer2.machine.Layer2Machine` wired to netlink, packet sockets and group joins.
+"""Layer 2 on real sockets: `layer2.machine.Layer2Machine` wired to netlink and to each interface's sockets.
 
-See `layer2.api` for how the announcer's loop uses it. The path of a frame is `_Wire.readable`:
-read, answer from the prepared frames, send; no machine, no queue and no object in between.
+See `layer2.api` for how the announcer's loop uses it, and `edge.interface` for the path of a frame.
 """
 
 from __future__ import annotations
 
-import errno
-import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from metallb_common.obs import logs
 from metallb_speaker.announcer.edge.groups import GroupJoins, Groups
+from metallb_speaker.announcer.edge.interface import Interface, OpenSocket, Surroundings
 from metallb_speaker.announcer.edge.netlink import Netlink
-from metallb_speaker.announcer.edge.packet import FRAME, FrameSocket, PacketSocket, check_permission
+from metallb_speaker.announcer.edge.packet import FrameSocket, PacketSocket, check_permission
 from metallb_speaker.announcer.edge.sysctl import arp_ignore
-from metallb_speaker.announcer.layer2 import api, ipvs, ndp
-from metallb_speaker.announcer.layer2 import ethernet as eth
+from metallb_speaker.announcer.layer2 import api, ipvs
 from metallb_speaker.announcer.layer2.duplicate import GRACE
-from metallb_speaker.announcer.layer2.filter import FilterPlan
 from metallb_speaker.announcer.layer2.interfaces import Snapshot
 from metallb_speaker.announcer.layer2.machine import Layer2Machine
-from metallb_speaker.announcer.layer2.responder import Port
 
-#: Frames read from one socket in one turn: about half a millisecond, so that a flood does not keep BFD waiting.
-BATCH: Final = 48
 #: An interface whose sockets could not be opened is tried again after this long.
 REOPEN: Final = 1.0
-#: Frames thrown away at most by `drain`, per socket: what its buffer can hold.
-DRAIN: Final = 4096
-
-#: Groups left in one turn.
-LEAVES: Final = 32
-
-OpenSocket = Callable[[str, int, int], FrameSocket]
 
 
 def open_packet_socket(name: str, ifindex: int, ether_type: int) -> FrameSocket:
     """A real one. Raises OSError."""
     return PacketSocket(name, ifindex, ether_type)
-
-
-class _Wire:
-    """One socket of one interface."""
-
-    __slots__ = ("plan", "readable", "sock")
-
-    def __init__(
-        self,
-        sock: FrameSocket,
-        port: Port,
-        index: int,
-        ether_type: int,
-        before: Callable[[float], None],
-        after: Callable[[float], None],
-    ) -> None:
-        self.sock = sock
-        self.plan = FilterPlan(index, 4 if ether_type == eth.ETH_P_ARP else 16)
-        answer = port.answer_arp if ether_type == eth.ETH_P_ARP else port.answer_ndp
-        recv, send, unsent = sock.recv, sock.send, port.unsent
-
-        def readable(now: float) -> None:
-            """Answer what is queued, at most BATCH frames."""
-            before(now)
-            try:
-                for _ in range(BATCH):
-                    reply = answer(recv(FRAME))
-                    if reply is not None:
-                        try:
-                            send(reply)
-                        except OSError:  # the send queue is full, or the interface is going down
-                            unsent(reply)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                if error.errno != errno.ENETDOWN:  # netlink tells when it is back, or gone
-                    logs.warn(op="receiveFrame", error=str(error))
-            after(now)
-
-        self.readable = readable
-
-    def load(self, now: float) -> None:
-        """Load the filter that is due, if one is. Raises OSError."""
-        while (program := self.plan.program(now)) is not None:
-            try:
-                self.sock.load(program)
-            except OSError as error:
-                if error.errno not in (errno.ENOMEM, errno.ENOBUFS) or not self.plan.refused(len(program), now):
-                    raise
 
 
 class Layer2Edge:
@@ -104,18 +41,16 @@ class Layer2Edge:
         grace: float = GRACE,
     ) -> None:
         self.machine = Layer2Machine(grace)
-        self._watch, self._unwatch = watch, unwatch
-        self._open_socket = open_socket
-        self._netlink = Netlink(watch, unwatch, self.on_links)
-        self._groups = Groups() if groups is None else groups
-        self._wires: dict[int, tuple[Port, _Wire, _Wire]] = {}
         self._handlers: dict[int, Callable[[float], None]] = {}
+        self._groups = Groups() if groups is None else groups
+        self._around = Surroundings(
+            watch, unwatch, open_socket, self._groups, self._handlers, self.machine.at, self._after
+        )
+        self._netlink = Netlink(watch, unwatch, self.on_links)
+        self._interfaces: dict[int, Interface] = {}
         self._reopen: dict[int, float] = {}
-        self._users: dict[tuple[int, bytes], set[bytes]] = {}  # (interface, group) -> addresses
-        self._unused: dict[tuple[int, bytes], None] = {}
         self._ipvs = ""
         self._told: list[api.Event] = []
-        self._now = 0.0
 
     def open(self, now: float) -> None:
         check_permission()
@@ -123,8 +58,8 @@ class Layer2Edge:
 
     def close(self) -> None:
         self._netlink.close()
-        for index in list(self._wires):
-            self._close(index)
+        for index in list(self._interfaces):
+            self._interfaces.pop(index).close()
         self._groups.close()
 
     def on_links(self, snapshot: Snapshot, now: float) -> None:
@@ -162,24 +97,21 @@ class Layer2Edge:
         self._flush(now)
 
     def deadline(self) -> float:
-        if self._unused:
-            return self._now
-        plans = [wire.plan.deadline() for _, *wires in self._wires.values() for wire in wires]
-        return min(self.machine.deadline(), self._netlink.deadline(), *self._reopen.values(), *plans)
+        interfaces = [interface.deadline() for interface in self._interfaces.values()]
+        return min(self.machine.deadline(), self._netlink.deadline(), *self._reopen.values(), *interfaces)
 
     def on_deadline(self, now: float) -> None:
-        self._now = now
         self._netlink.on_deadline(now)
         self.machine.on_deadline(now)
         for index in [index for index, due in self._reopen.items() if due <= now]:
-            del self._reopen[index]
-            self._apply(index, (), now)
-        for index, (_, *wires) in list(self._wires.items()):
-            due = next((wire for wire in wires if wire.plan.deadline() <= now), None)
-            if due is not None:
-                self._load(index, due, now)
-                break  # a large filter is a millisecond's work: one a turn
-        self._leave_unused()
+            self._apply(index, None, now)
+        for index, interface in list(self._interfaces.items()):
+            if interface.deadline() <= now:
+                try:
+                    interface.on_deadline(now)
+                except OSError as error:
+                    self._failed(index, interface, error, now)
+                break  # one a turn
         self._flush(now)
 
     def on_readable(self, fd: int, now: float) -> None:
@@ -192,13 +124,8 @@ class Layer2Edge:
         return [*self.machine.events(), *told]
 
     def drain(self, now: float) -> None:
-        for _, *wires in self._wires.values():
-            for wire in wires:
-                try:
-                    for _ in range(DRAIN):
-                        wire.sock.recv(FRAME)
-                except OSError:
-                    continue
+        for interface in self._interfaces.values():
+            interface.drain()
 
     def own_macs(self) -> tuple[str, ...]:
         return self.machine.own_macs()
@@ -242,108 +169,31 @@ class Layer2Edge:
         for index, ips in changed.items():
             self._apply(index, ips, now)
         for index, frame in self.machine.pending():
-            wires = self._wires.get(index)
-            if wires is None:
-                continue
-            port, arp_wire, ndp_wire = wires
-            try:
-                (ndp_wire if frame[12:14] == b"\x86\xdd" else arp_wire).sock.send(frame)
-            except OSError:
-                port.drops[eth.SEND_FAILED] += 1
+            if (interface := self._interfaces.get(index)) is not None:
+                interface.send(frame)
 
-    def _apply(self, index: int, ips: Iterable[bytes], now: float) -> None:
-        """Bring the sockets of one interface in line with the machine; `ips` are the changes."""
+    def _apply(self, index: int, ips: Iterable[bytes] | None, now: float) -> None:
+        """Bring the sockets of one interface in line with the machine; `ips` are the changes, None: all is new."""
         known = self.machine.port(index)
-        wires = self._wires.get(index)
-        if wires is not None and (known is None or wires[0] is not known[1]):
-            self._close(index)
-            wires = None
+        interface = self._interfaces.get(index)
+        if interface is not None and (known is None or interface.port is not known[1]):
+            self._interfaces.pop(index).close()
+            interface = None
+        self._reopen.pop(index, None)
         if known is None:
-            self._reopen.pop(index, None)
             return
         name, port = known
+        if interface is None:
+            interface = self._interfaces[index] = Interface(index, name, port, self._around)
+            ips = None
         try:
-            if wires is None:
-                wires = self._open(index, name, port)
-                ips = [*port.arp, *port.ndp]
-            _, arp_wire, ndp_wire = wires
-            for ip in ips:
-                self._change(index, ip, ndp_wire if len(ip) == 16 else arp_wire, now, here=port.get(ip) is not None)
-            arp_wire.load(now)
-            ndp_wire.load(now)
+            interface.change([*port.arp, *port.ndp] if ips is None else ips, now)
         except OSError as error:
-            self._failed(index, name, error, now)
+            self._failed(index, interface, error, now)
 
-    def _load(self, index: int, wire: _Wire, now: float) -> None:
-        try:
-            wire.load(now)
-        except OSError as error:
-            self._failed(index, str(index), error, now)
-
-    def _failed(self, index: int, name: str, error: OSError, now: float) -> None:
+    def _failed(self, index: int, interface: Interface, error: OSError, now: float) -> None:
         """The sockets of an interface do not work: give them up, and try anew a little later."""
-        logs.warn(op="openInterface", interface=name, error=str(error))
-        self._close(index)
+        logs.warn(op="openInterface", interface=interface.name, error=str(error))
+        interface.close()
+        self._interfaces.pop(index, None)
         self._reopen[index] = now + REOPEN
-
-    def _change(self, index: int, ip: bytes, wire: _Wire, now: float, *, here: bool) -> None:
-        if here:
-            wire.plan.add(ip, now)
-        else:
-            wire.plan.remove(ip, now)
-        if len(ip) == 16:
-            group = ndp.solicited_node(ip)
-            users = self._users.setdefault((index, group), set())
-            if here and not users:
-                wire.sock.join(ndp.multicast_mac(group))
-                self._groups.join(index, group)
-            (users.add if here else users.discard)(ip)
-            if not users:
-                self._unused[index, group] = None
-
-    def _leave_unused(self) -> None:
-        """Leave groups whose last address has gone: a few at a time, for nobody waits for it."""
-        for index, group in list(itertools.islice(self._unused, LEAVES)):
-            del self._unused[index, group]
-            if self._users.get((index, group)):
-                continue
-            self._users.pop((index, group), None)
-            self._groups.leave(index, group)
-            wires = self._wires.get(index)
-            if wires is not None:
-                wires[2].sock.leave(ndp.multicast_mac(group))
-
-    def _open(self, index: int, name: str, port: Port) -> tuple[Port, _Wire, _Wire]:
-        opened: list[_Wire] = []
-        try:
-            for ether_type in (eth.ETH_P_ARP, eth.ETH_P_IPV6):
-                sock = self._open_socket(name, index, ether_type)
-                opened.append(_Wire(sock, port, index, ether_type, self.machine.at, self._after))
-        except OSError:
-            for wire in opened:
-                wire.sock.close()
-            raise
-        for wire in opened:
-            fd = wire.sock.fileno()
-            self._handlers[fd] = wire.readable
-            self._watch(fd, wire.readable)
-        logs.info(event="createARPResponder", interface=name, msg="created ARP responder for interface")
-        logs.info(event="createNDPResponder", interface=name, msg="created NDP responder for interface")
-        self._wires[index] = wires = (port, opened[0], opened[1])
-        return wires
-
-    def _close(self, index: int) -> None:
-        wires = self._wires.pop(index, None)
-        if wires is None:
-            return
-        for wire in wires[1:]:
-            fd = wire.sock.fileno()
-            self._handlers.pop(fd, None)
-            self._unwatch(fd)
-            wire.sock.close()
-        self._groups.forget(index)
-        for key in [key for key in self._users if key[0] == index]:
-            del self._users[key]
-            self._unused.pop(key, None)
-        logs.info(event="deleteARPResponder", msg="deleted ARP responder for interface", interface=str(index))
-        logs.info(event="deleteNDPResponder", msg="deleted NDP responder for interface", interface=str(index))

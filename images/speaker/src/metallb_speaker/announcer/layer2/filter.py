@@ -49,7 +49,7 @@ def ndp_program(addresses: Iterable[bytes], ifindex: int, limit: int = bpf.MAX_I
     known = sorted(set(addresses))
     if not known:
         return list(bpf.DROP)
-    room = limit - len(_ndp_head([])) - len(_guard(ifindex, []))
+    room = limit - len(_ndp_head(_guard(ifindex, [])))
     prefixes: dict[bytes, list[int]] = {}
     for ip in known:
         prefixes.setdefault(ip[:12], []).append(int.from_bytes(ip[12:], "big"))
@@ -61,14 +61,14 @@ def ndp_program(addresses: Iterable[bytes], ifindex: int, limit: int = bpf.MAX_I
         # Too many: look at the last 32 bits alone, whatever the prefix.
         low = _intervals(int.from_bytes(ip[12:], "big") for ip in known)
         body = [(bpf.LD_W, 0, 0, 74), *_search(low, room - 1)]
-    return _guard(ifindex, _ndp_head(body))
+    return _ndp_head(_guard(ifindex, body))
 
 
 def cover_program(cover: Sequence[Interval], ifindex: int, width: int) -> Block:
     """For few intervals of addresses' last 32 bits; `width` is the length of an address, 4 or 16."""
     if width == 4:
         return _guard(ifindex, _arp_head(bpf.search(cover, SNAP, LEAVES[0])))
-    return _guard(ifindex, _ndp_head([(bpf.LD_W, 0, 0, 74), *bpf.search(cover, SNAP, LEAVES[0])]))
+    return _ndp_head(_guard(ifindex, [(bpf.LD_W, 0, 0, 74), *bpf.search(cover, SNAP, LEAVES[0])]))
 
 
 class FilterPlan:
@@ -185,7 +185,10 @@ def _arp_head(then: Block) -> Block:
 
 
 def _ndp_head(then: Block) -> Block:
-    """ICMPv6 right after the fixed header, hop limit 255, code 0, solicitation or advertisement."""
+    """ICMPv6 right after the fixed header, hop limit 255, code 0, solicitation or advertisement.
+
+    First of all, for it is asked of every IPv6 packet of the interface, the traffic of users included.
+    """
     return [
         (bpf.LD_H, 0, 0, 20),
         *bpf.require(bpf.JEQ, 58 << 8 | 255, []),
