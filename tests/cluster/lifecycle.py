@@ -67,6 +67,7 @@ def up(instance: Instance, plan: Plan) -> None:
             )
         else:
             _remove(instance)
+        _allow_watches()
         began = time.monotonic()
         try:
             with _terminated_is_interrupted():
@@ -98,6 +99,21 @@ def healthy(instance: Instance, plan: Plan) -> bool:
     if not names or any(processes.pid(n) is None for n in names) or not instance.kubeconfig.exists():
         return False
     return KubeApi(instance.kubeconfig).ready_nodes() >= {n.name for n in plan.node_hosts}
+
+
+#: inotify instances that some clusters of three nodes use together; Debian's default is 128 for all of root.
+WATCHES = 1024
+
+
+def _allow_watches() -> None:
+    """Raise the machine's limit of inotify instances: at the default, a kubelet of the third cluster fails to start."""
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    try:
+        if int(limit.read_text()) < WATCHES:
+            limit.write_text(f"{WATCHES}\n")
+            say(f"raised {limit} to {WATCHES}: several clusters need more than the default")
+    except OSError as error:
+        say(f"{limit} stays as it is: {error}")
 
 
 def _build(instance: Instance, plan: Plan, image: Path) -> None:
