@@ -296,6 +296,8 @@ class Ownership:
             self._events.append(SplitBrain(key, sender, yielded=True))
         if state in ANSWERING:
             self._yield_to(entry, sender, now)
+            if key in self._holds:
+                self._due[key] = self._holds[key][0]
         else:
             self._groups.believe(entry, sender)
         self._outbox.released(sender, key)
