@@ -91,7 +91,8 @@ class Builder:
     kind: str  # docker, podman or buildah
     say: Say = quiet
     storage: list[str] = field(default_factory=list)  # Buildah's global options
-    layers: bool = True  # whether steps are cached: with the vfs driver each would be a whole copy
+    layers: bool = True  # whether steps are layers, and cached: with the vfs driver each would be a whole copy
+    anew: bool = False  # take no step from the cache
 
     @property
     def command(self) -> list[str]:
@@ -163,6 +164,8 @@ class Builder:
             arguments |= {"PIP_FIND_LINKS": "/wheels", "PIP_NO_INDEX": "1"}
         elif wheels is not None:
             arguments |= pip_index()
+        if self.anew:
+            command.append("--no-cache")
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"]
         run([*command, str(context)], what=f"building {tag}", env=env, say=self.say)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images, oci
+from tests.cluster import builder, images, oci
 
 pytestmark = pytest.mark.root
 
@@ -93,9 +93,12 @@ def test_settings(archive: Path, name: str) -> None:
 
 def test_both_images_share_the_large_layer(archives: dict[str, Path]) -> None:
     first, second = (oci.read(path).layers for path in archives.values())
-    assert len(first) == len(second) == 2
-    assert first[0] == second[0]
-    assert first[1] != second[1]
+    if builder.choose().layers:
+        assert len(first) == len(second) == 2
+        assert first[0] == second[0]
+    else:  # Buildah makes one layer of an image then; the vfs driver would copy the base for each step
+        assert len(first) == len(second) == 1
+    assert first[-1] != second[-1]
 
 
 def test_small_enough_compressed(archive: Path) -> None:
