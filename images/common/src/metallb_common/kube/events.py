@@ -111,7 +111,7 @@ class EventRecorder:
         """Send one event now, before something that it tells of is done; whether the server took it.
 
         One attempt, and none while events are denied or this object's budget is spent: an event must
-        not hold up what it tells of. Never raises.
+        not hold up what it tells of. One that the server cannot take now is queued. Never raises.
         """
         now = time.monotonic()
         series = self._count(ref, type, reason, message, now)
@@ -123,8 +123,13 @@ class EventRecorder:
         except ApiError as error:
             if error.denied:
                 self._deny(error)
+            elif not series.queued and (error.transient or error.status == 404):
+                if error.status == 404:
+                    series.name = ""  # it expired: to be created anew
+                series.queued = True
+                self._queue.append(series)
+                self._wake.set()
             else:
-                series.name = ""
                 self.dropped += 1
             return False
         return True

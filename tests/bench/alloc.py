@@ -1,0 +1,247 @@
+"""How fast addresses are given out, against what this machine's API server can do at all.
+
+python -m tests.bench alloc [--services 100,1000,5000] [--skip-restart]
+
+For each number: that many pending Services; the clock starts when the ConfigMap arrives and ends with the
+last address. Beside it, on the same server, a bench client writes as many statuses and events at the same
+concurrency and does nothing else: the machine's limit. A third client asks for a small object all the
+while; its latency says what others feel. Then a restart, and the time from process start to the first new
+address. Run with nothing else on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from metallb_common.kube.client import Api, connect
+from metallb_common.kube.resources import EVENTS, SERVICES
+from metallb_controller.apply import PARALLEL
+from tests.apiserver import ADMIN, cpu_seconds, resident_mib
+from tests.controller_lab import Lab, lab, wait
+
+CONFIG = "address-pools:\n- {name: big, protocol: layer2, addresses: [10.0.0.0/8]}\n"
+
+
+class Probe:
+    """Another client of the API server: one small request every 20 ms; keeps the latencies."""
+
+    def __init__(self, server_lab: Lab) -> None:
+        self._lab = server_lab
+        self.latencies: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    async def _run(self) -> None:
+        api = await connect(self._lab.server.kubeconfig())
+        while not self._stop.is_set():
+            start = time.perf_counter()
+            await api.request("GET", "/api/v1/namespaces/default")
+            self.latencies.append(time.perf_counter() - start)
+            await asyncio.sleep(0.02)
+        await api.close()
+
+    def __enter__(self) -> Probe:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def text(self) -> str:
+        ms = sorted(1000 * v for v in self.latencies) or [0.0]
+        return f"p50 {statistics.median(ms):.1f} p99 {ms[int(len(ms) * 0.99) - 1]:.1f} ms"
+
+
+async def each(count: int, work: Any) -> float:
+    """`work(api, i)` for every i at the controller's concurrency; seconds."""
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for i in numbers:
+            await work(i)
+
+    start = time.monotonic()
+    await asyncio.gather(*(worker() for _ in range(PARALLEL)))
+    return time.monotonic() - start
+
+
+async def create_all(api: Api, count: int, prefix: str) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [{}] * count
+
+    async def one(i: int) -> None:
+        body = {
+            "metadata": {"name": f"{prefix}{i}", "labels": {"app": f"{prefix}{i}"}},
+            "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": False, "ports": [{"port": 80}]},
+        }
+        made[i] = await api.request("POST", SERVICES.path("default"), body=body)
+
+    await each(count, one)
+    return made
+
+
+async def machine_limit(api: Api, made: list[dict[str, Any]]) -> float:
+    """Seconds for one event and one status write per Service, and nothing else."""
+
+    async def one(i: int) -> None:
+        meta = made[i]["metadata"]
+        name = meta["name"]
+        event = {
+            "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": "default"},
+            "involvedObject": {"kind": "Service", "namespace": "default", "name": name, "uid": meta["uid"]},
+            "type": "Normal",
+            "reason": "IPAllocated",
+            "message": f'Assigned IP ["11.0.{i // 250}.{i % 250}"]',
+            "source": {"component": "bench"},
+            "count": 1,
+            "firstTimestamp": meta["creationTimestamp"],
+            "lastTimestamp": meta["creationTimestamp"],
+        }
+        await api.request("POST", EVENTS.path("default"), body=event)
+        body = {
+            "metadata": {k: meta[k] for k in ("name", "namespace", "uid", "resourceVersion", "labels")},
+            "spec": {"type": "LoadBalancer"},
+            "status": {"loadBalancer": {"ingress": [{"ip": f"11.0.{i // 250}.{i % 250}"}]}},
+        }
+        await api.request("PUT", SERVICES.path("default", name, "status"), body=body)
+
+    return await each(len(made), one)
+
+
+async def delete_all(api: Api, prefix: str, count: int) -> None:
+    await each(count, lambda i: api.request("DELETE", SERVICES.path("default", f"{prefix}{i}")))
+
+
+async def measure(here: Lab, count: int, restart: bool) -> list[str]:
+    api = await connect(here.server.kubeconfig())
+    out: list[str] = []
+    limit_services = await create_all(api, count, "limit")
+    with Probe(here) as quiet:
+        await asyncio.sleep(1.0)
+    with Probe(here) as beside_limit:
+        limit = await machine_limit(api, limit_services)
+    await delete_all(api, "limit", count)
+
+    controller = here.controller()
+    await asyncio.to_thread(wait, controller.leading, 20)
+    await create_all(api, count, "s")
+    await asyncio.to_thread(wait, lambda: (controller.status().get("services") or {}).get("services", 0) >= count, 60)
+    await asyncio.sleep(0.5)
+    idle_rss, cpu = resident_mib(controller.pid), cpu_seconds(controller.pid)
+    writes = "metallb_controller_status_writes_total"
+    with Probe(here) as beside_us:
+        here.configure(CONFIG)
+        start = time.monotonic()
+        while (controller.metric(writes) or 0) < count:  # noqa: ASYNC110 (another process)
+            await asyncio.sleep(0.05)
+        took = time.monotonic() - start
+    cpu = cpu_seconds(controller.pid) - cpu
+    await asyncio.sleep(1.0)
+    rss = resident_mib(controller.pid)
+    found = [ips for key, ips in here.addresses().items() if key.startswith("default/s")]
+    assert len(set(found)) == len(found) == count, "not every Service has its own address"
+    assert all(found), "not every Service has an address"
+    out.append(
+        f"{count:>6} pending  {took:6.2f} s ({count / took:.0f}/s)  limit {limit:6.2f} s  ratio {took / limit:.2f}  "
+        f"CPU {cpu:.2f} s ({1000 * cpu / count:.2f} ms each)  RSS {idle_rss:.1f} -> {rss:.1f} MiB  "
+        f"others: quiet {quiet.text()}, beside the limit {beside_limit.text()}, beside us {beside_us.text()}"
+    )
+    if restart:
+        for how in ("stop", "kill"):
+            controller.stop() if how == "stop" else controller.kill()
+            await create_all(api, 1, f"new-{how}-")
+            controller = here.controller()
+            path = SERVICES.path("default", f"new-{how}-0")
+            while not ((await api.request("GET", path))["status"]["loadBalancer"].get("ingress")):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            took = time.monotonic() - controller.started
+            out.append(f"{count:>6} there    {how} and start: first new address after {took:.2f} s")
+        after = {key: ips for key, ips in here.addresses().items() if key.startswith("default/s")}
+        assert sorted(after.values()) == sorted(found), "a restart changed an address"
+    controller.kill()
+    await delete_all(api, "s", count)
+    await api.close()
+    here.clear()
+    return out
+
+
+async def while_creating(here: Lab, count: int) -> str:
+    """Services created while the controller is at work: what one of them waits."""
+    api = await connect(here.server.kubeconfig())
+    here.configure(CONFIG)
+    controller = here.controller()
+    await asyncio.to_thread(wait, controller.leading, 20)
+    start = time.monotonic()
+    await create_all(api, count, "c")
+    created = time.monotonic() - start
+    while (controller.metric("metallb_controller_status_writes_total") or 0) < count:  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(0.02)
+    took = time.monotonic() - start
+    controller.kill()
+    await delete_all(api, "c", count)
+    await api.close()
+    here.clear()
+    return f"{count:>6} created while it runs: created in {created:.2f} s, last address {took - created:.2f} s later"
+
+
+def profile(here: Lab, count: int) -> str:
+    """Where the controller's time goes, by function (cProfile slows it down: shares, not seconds)."""
+    import pstats
+
+    async def prepare() -> None:
+        api = await connect(here.server.kubeconfig())
+        await create_all(api, count, "p")
+        await api.close()
+
+    asyncio.run(prepare())
+    here.configure(CONFIG)
+    out = here.server.folder / "profile"
+    import subprocess
+    import sys
+
+    from tests.apiserver import free_port
+
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "cProfile", "-o", str(out), "-m", "metallb_controller"),
+            *(f"--port={free_port()}", "--host=127.0.0.1", "--namespace=metallb-system"),
+            f"--kubeconfig={here.server.kubeconfig()}",
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    wait(here.all_have_addresses, 300, 0.5)
+    process.terminate()
+    process.wait(20)
+    import io
+
+    text = io.StringIO()
+    pstats.Stats(str(out), stream=text).sort_stats("tottime").print_stats(25)
+    here.clear()
+    return text.getvalue()
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench alloc", description=__doc__.split("\n")[0] if __doc__ else ""
+    )
+    parser.add_argument("--services", default="100,1000,5000")
+    parser.add_argument("--skip-restart", action="store_true")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="only: profile with N Services")
+    options = parser.parse_args(argv)
+    print(f"alloc: {os.cpu_count()} processors, {PARALLEL} writes at once, token {len(ADMIN)} bytes", flush=True)
+    with lab("--max-mutating-requests-inflight=400") as here:
+        if options.profile:
+            print(profile(here, options.profile))
+            return 0
+        for count in map(int, options.services.split(",")):
+            for line in asyncio.run(measure(here, count, not options.skip_restart)):
+                print(line, flush=True)
+        print(asyncio.run(while_creating(here, 500)), flush=True)
+    return 0

@@ -1,0 +1,225 @@
+"""A namespace, an account and processes of the controller beside a real API server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.apiserver import ApiServer, Conflict, free_port
+
+NAMESPACE = "metallb-system"
+MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/metallb-controller"
+
+#: What the original's chart and manifests grant to the controller (contract section 6), nothing more.
+ORIGINAL_CLUSTER_RULES = [
+    {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["services/status"], "verbs": ["update"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+]
+ORIGINAL_RULES = [
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["memberlist"], "verbs": ["list"]},
+    {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["controller"], "verbs": ["get"]},
+]
+
+
+def wait(what: Callable[[], Any], seconds: float = 20.0, every: float = 0.05) -> Any:
+    """The first true value of `what`; AssertionError when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = what()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s: {getattr(what, '__doc__', None) or what}"
+        time.sleep(every)
+
+
+class Process:
+    """One controller process."""
+
+    def __init__(self, server: ApiServer, *flags: str, token: str | None = None) -> None:
+        self.port = free_port()
+        self.log = server.folder / f"controller-{self.port}.log"
+        kubeconfig = server.kubeconfig(token) if token else server.kubeconfig()
+        self.started = time.monotonic()
+        with open(self.log, "wb") as out:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "metallb_controller",
+                    f"--port={self.port}",
+                    "--host=127.0.0.1",
+                    f"--namespace={NAMESPACE}",
+                    f"--kubeconfig={kubeconfig}",
+                    *flags,
+                ],
+                stdout=out,
+                stderr=out,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def page(self, path: str) -> str:
+        """A page's text; empty while there is none. The status code does not matter."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            return ""
+
+    def status(self) -> dict[str, Any]:
+        text = self.page("/status")
+        return dict(json.loads(text)) if text else {}
+
+    def metric(self, name: str) -> float | None:
+        for line in self.page("/metrics").splitlines():
+            if line.startswith(name + " "):
+                return float(line.rpartition(" ")[2])
+        return None
+
+    def leading(self) -> bool:
+        return self.status().get("state") == "leading"
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(10)
+
+
+class Lab:
+    """Everything a test does to the cluster, in a word each."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.processes: list[Process] = []
+        with contextlib.suppress(Conflict):
+            server.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+
+    def controller(self, *flags: str, token: str | None = None) -> Process:
+        process = Process(self.server, *flags, token=token)
+        self.processes.append(process)
+        return process
+
+    def configure(self, document: str, name: str = "config") -> None:
+        try:
+            self.server.create(MAPS, {"metadata": {"name": name}, "data": {"config": document}})
+        except Conflict:
+            self.server.merge(f"{MAPS}/{name}", {"data": {"config": document}})
+
+    def create(
+        self, name: str, namespace: str = "default", annotations: dict[str, str] | None = None, **spec: Any
+    ) -> dict[str, Any]:
+        meta: dict[str, Any] = {"name": name}
+        if annotations:
+            meta["annotations"] = annotations
+        body = {"metadata": meta, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}], **spec}}
+        return self.server.create(f"/api/v1/namespaces/{namespace}/services", body)
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        items = self.server.get("/api/v1/services")["items"]
+        return {f"{i['metadata']['namespace']}/{i['metadata']['name']}": i for i in items}
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Of every LoadBalancer Service."""
+        return {
+            key: tuple(e["ip"] for e in (item["status"].get("loadBalancer") or {}).get("ingress") or ())
+            for key, item in self.services().items()
+            if item["spec"]["type"] == "LoadBalancer"
+        }
+
+    def ip(self, name: str, namespace: str = "default") -> tuple[str, ...]:
+        item = self.server.get(f"/api/v1/namespaces/{namespace}/services/{name}")
+        return tuple(e["ip"] for e in (item["status"].get("loadBalancer") or {}).get("ingress") or ())
+
+    def events(self, name: str, kind: str = "Service") -> list[tuple[str, str, str]]:
+        """(type, reason, message) of every event about an object, oldest first."""
+        items = self.server.get("/api/v1/events")["items"]
+        found = [e for e in items if e["involvedObject"]["name"] == name and e["involvedObject"]["kind"] == kind]
+        found.sort(key=lambda e: int(e["metadata"]["resourceVersion"]))
+        return [(e["type"], e["reason"], e["message"]) for e in found]
+
+    def all_have_addresses(self) -> bool:
+        """Every LoadBalancer Service has an address."""
+        return all(self.addresses().values())
+
+    def clear(self) -> None:
+        """Everything that a test made goes away."""
+        for process in self.processes:
+            process.kill()
+        self.processes.clear()
+        for key, item in self.services().items():
+            namespace, name = key.split("/")
+            if name != "kubernetes":
+                path = f"/api/v1/namespaces/{namespace}/services/{name}"
+                if item["metadata"].get("finalizers"):
+                    self.server.merge(path, {"metadata": {"finalizers": None}})
+                with contextlib.suppress(urllib.error.HTTPError):
+                    self.server.delete(path)
+        for path in (
+            MAPS,
+            f"/api/v1/namespaces/{NAMESPACE}/secrets",
+            "/api/v1/namespaces/default/events",
+            EVENTS,
+            LEASE,
+        ):
+            with contextlib.suppress(urllib.error.HTTPError):
+                self.server.delete(path)
+
+    def original_account(self) -> str:
+        """The token of a ServiceAccount with exactly the original's rights."""
+        rbac = "/apis/rbac.authorization.k8s.io/v1"
+        subject = [{"kind": "ServiceAccount", "name": "controller", "namespace": NAMESPACE}]
+        role = {"apiGroup": "rbac.authorization.k8s.io", "name": "metallb-original"}
+        with contextlib.suppress(Conflict):
+            name = {"metadata": {"name": "metallb-original"}}
+            self.server.create(f"{rbac}/clusterroles", {**name, "rules": ORIGINAL_CLUSTER_RULES})
+            self.server.create(
+                f"{rbac}/clusterrolebindings", {**name, "subjects": subject, "roleRef": {**role, "kind": "ClusterRole"}}
+            )
+            self.server.create(f"{rbac}/namespaces/{NAMESPACE}/roles", {**name, "rules": ORIGINAL_RULES})
+            self.server.create(
+                f"{rbac}/namespaces/{NAMESPACE}/rolebindings",
+                {**name, "subjects": subject, "roleRef": {**role, "kind": "Role"}},
+            )
+        return self.server.service_account_token(NAMESPACE, "controller")
+
+
+@contextlib.contextmanager
+def lab(*flags: str) -> Iterator[Lab]:
+    with ApiServer(*flags) as server:
+        made = Lab(server)
+        try:
+            yield made
+        finally:
+            for process in made.processes:
+                process.kill()
+
+
+def log_tail(path: Path) -> str:
+    return path.read_text(errors="replace")[-2000:]
