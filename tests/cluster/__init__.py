@@ -3,7 +3,7 @@
 What belongs here: starting, stopping, breaking and observing the cluster. What does not: anything about the
 product (charts, images of ours, tests). Invariant: nothing of the machine outside the instance's own state
 folder, network namespaces (``mlb-NAME-*``) and control groups (``mlb-NAME``) is touched, and ``down`` removes
-all three, whatever happened before.
+all three, whatever happened before. (One exception, put back after the last cluster: see `machine`.)
 
 From a shell (root)::
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import cgroups, controlplane, guests, node, toolchain
+from tests.cluster import cgroups, controlplane, guests, machine, node, toolchain
 from tests.cluster.fabric import Fabric
 from tests.cluster.instance import ClusterError, Instance, replace_text, say, until
 from tests.cluster.kubeapi import KubeApi
@@ -67,7 +67,6 @@ def up(instance: Instance, plan: Plan) -> None:
             )
         else:
             _remove(instance)
-        _allow_watches()
         began = time.monotonic()
         try:
             with _terminated_is_interrupted():
@@ -101,23 +100,9 @@ def healthy(instance: Instance, plan: Plan) -> bool:
     return KubeApi(instance.kubeconfig).ready_nodes() >= {n.name for n in plan.node_hosts}
 
 
-#: inotify instances that some clusters of three nodes use together; Debian's default is 128 for all of root.
-WATCHES = 1024
-
-
-def _allow_watches() -> None:
-    """Raise the machine's limit of inotify instances: at the default, a kubelet of the third cluster fails to start."""
-    limit = Path("/proc/sys/fs/inotify/max_user_instances")
-    try:
-        if int(limit.read_text()) < WATCHES:
-            limit.write_text(f"{WATCHES}\n")
-            say(f"raised {limit} to {WATCHES}: several clusters need more than the default")
-    except OSError as error:
-        say(f"{limit} stays as it is: {error}")
-
-
 def _build(instance: Instance, plan: Plan, image: Path) -> None:
     instance.write(plan, complete=False)
+    machine.allow_watches(instance.base)
     processes, pki = Processes(instance), Pki(instance.folder / "pki")
     say(f"{instance.name}: {plan.nodes} node(s), {plan.family.value}; state and logs in {instance.folder}")
     with ThreadPoolExecutor(1) as pool:
@@ -210,6 +195,7 @@ def _remove(instance: Instance) -> None:
             else:
                 path.unlink()
         shutil.rmtree(instance.folder)
+    machine.restore_watches(instance.base)
 
 
 def _unmount(folder: Path) -> None:

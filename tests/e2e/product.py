@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import guests
+from tests.cluster import Cluster, guests
 from tests.cluster.client import KubeClient
 from tests.cluster.instance import ClusterError
 
@@ -36,11 +36,18 @@ def layer2(*addresses: str, name: str = "my-ip-space", **more: Any) -> dict[str,
 
 def install(kube: KubeClient, config: dict[str, Any] | None = None, **values: Any) -> None:
     """``helm install metallb`` of the chart in the tree, and wait until everything is ready."""
-    given = values | ({"configInline": config} if config is not None else {})
-    if registry := os.environ.get("METALLB_IMAGE_REGISTRY"):
-        given.setdefault("global", {})["imageRegistry"] = registry
     kube.helm("install", "metallb", str(CHART), "-n", NAMESPACE, "--create-namespace", "-f", "-", "--wait",
-              "--timeout", "120s", input=json.dumps(given))  # fmt: skip
+              "--timeout", "120s", input=json.dumps(given(config, **values)))  # fmt: skip
+
+
+def given(config: dict[str, Any] | None, **values: Any) -> dict[str, Any]:
+    """The values for an installation: with images from the user's registry if there is one."""
+    registry = os.environ.get("METALLB_IMAGE_REGISTRY")
+    return (
+        values
+        | ({"configInline": config} if config is not None else {})
+        | ({"global": {"imageRegistry": registry}} if registry else {})
+    )
 
 
 def clean(kube: KubeClient) -> None:
@@ -52,6 +59,20 @@ def clean(kube: KubeClient) -> None:
     kube.kubectl("-n", APP, "delete", "service,deployment", "--all", "--ignore-not-found")
     for namespace in (NAMESPACE, APP):
         kube.wait(f"no pods in {namespace}", lambda n=namespace: not kube.json("-n", n, "pods")["items"], 60)
+
+
+def ensure(kube: KubeClient) -> None:
+    """The chart installed with `layer2()` and nothing else; kept from the module before if that left it so."""
+    kube.tool("kubectl", "-n", APP, "delete", "service,deployment", "--all", "--ignore-not-found")
+    listed = json.loads(kube.helm("list", "-n", NAMESPACE, "-o", "json"))
+    values = "null"
+    if [r["status"] for r in listed if r["name"] == "metallb"] == ["deployed"]:
+        values = kube.helm("get", "values", "metallb", "-n", NAMESPACE, "-o", "json")
+    if json.loads(values) == given(layer2()):
+        edit_config(kube, layer2())
+    else:
+        clean(kube)
+        install(kube, layer2())
 
 
 def edit_config(kube: KubeClient, config: dict[str, Any] | str, *, name: str = "metallb") -> None:
@@ -142,6 +163,14 @@ def remove(kube: KubeClient, *names: str) -> None:
 def ranked(nodes: Iterable[str], address: str) -> list[str]:
     """Nodes by preference for an address: MetalLB's rule, the lowest sha256 of ``node#address`` first."""
     return sorted(nodes, key=lambda node: hashlib.sha256(f"{node}#{address}".encode()).digest())
+
+
+def sole_owner(cluster: Cluster, address: str) -> str:
+    """The node that answers ARP or NDP for an address, once one does. Raises if ever more than one answers."""
+    cluster.wait(f"somebody answers for {address}", lambda: cluster.owners(address, attempts=1), 20)
+    found = cluster.owners(address, attempts=3)
+    assert len(found) == 1, f"{address} is answered by {found}"
+    return found[0]
 
 
 # --- what the product says --------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def installed(kube_with_images: KubeClient) -> Iterator[KubeClient]:
     product.install(kube_with_images, product.layer2())
     product.apps(kube_with_images, [])
     yield kube_with_images
-    product.clean(kube_with_images)
+    product.remove(kube_with_images, "--all")
 
 
 def test_a_service_gets_an_address_and_says_so(installed: KubeClient) -> None:

@@ -18,11 +18,10 @@ ADDRESS_V4, ADDRESS_V6 = "172.18.0.200", "fd00:172:18::200"
 @pytest.fixture(scope="module")
 def net(lab: Cluster) -> Iterator[Cluster]:
     """The product with a dual-stack pool, and a backend on every node: `on-node1`..."""
-    product.clean(lab)
-    product.install(lab, product.layer2())
+    product.ensure(lab)
     product.apps(lab, [product.backend(f"on-{node}", node) for node in lab.nodes])
     yield lab
-    product.clean(lab)
+    product.remove(lab, "--all")
 
 
 def test_exactly_one_node_answers_arp_and_ndp(net: Cluster) -> None:

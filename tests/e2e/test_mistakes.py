@@ -92,13 +92,12 @@ def test_helm_install_refuses_a_misspelt_config_inline(kube: KubeClient) -> None
 @pytest.fixture(scope="module")
 def served(lab: Cluster) -> Iterator[Cluster]:
     """One Service with an address that answers."""
-    product.clean(lab)
-    product.install(lab, product.layer2())
+    product.ensure(lab)
     product.apps(lab, [product.backend("one")])
     assert product.expose(lab, product.service("kept", "one")) == [["172.18.0.200"]]
     lab.wait("the page", lambda: lab.fetch("172.18.0.200"), 20)
     yield lab
-    product.clean(lab)
+    product.remove(lab, "--all")
 
 
 def warnings(cluster: Cluster) -> dict[str, int]:
@@ -128,7 +127,7 @@ def stale(cluster: Cluster) -> list[float]:
 )
 def test_a_mistaken_configmap_is_refused_and_nothing_changes(served: Cluster, mistake: Mistake) -> None:
     pods = {p["metadata"]["uid"]: p for c in product.BY_HELM.values() for p in product.pods(served, c)}
-    [owner] = served.owners("172.18.0.200")
+    owner = product.sole_owner(served, "172.18.0.200")
     before = warnings(served)
     product.edit_config(served, mistake.config)
     served.wait("config_stale_bool is 1", lambda: stale(served) == [1], 20)
@@ -141,7 +140,7 @@ def test_a_mistaken_configmap_is_refused_and_nothing_changes(served: Cluster, mi
         20,
     )
     assert product.addresses(served, "kept") == ["172.18.0.200"]
-    assert served.owners("172.18.0.200") == [owner]
+    assert product.sole_owner(served, "172.18.0.200") == owner
     assert "pod=one-" in served.fetch("172.18.0.200")
 
     product.edit_config(served, product.layer2())
@@ -161,7 +160,7 @@ def test_a_refused_configmap_survives_restarts_of_everything(served: Cluster) ->
         served.wait("still stale", lambda: stale(served) == [1], 30)
         assert product.addresses(served, "kept") == ["172.18.0.200"]
         served.wait("the address answers", lambda: "pod=one-" in served.fetch("172.18.0.200"), 20)
-        assert len(served.owners("172.18.0.200")) == 1
+        product.sole_owner(served, "172.18.0.200")
     finally:
         product.edit_config(served, product.layer2())
     served.wait("config_stale_bool is 0", lambda: stale(served) == [0], 20)
