@@ -22,6 +22,9 @@ from metallb_speaker.announcer.layer2.responder import Port
 
 #: Frames read from one socket in one turn: about half a millisecond, so that a flood does not keep BFD waiting.
 BATCH: Final = 48
+#: After an answer the socket is looked at this often again before the loop sleeps: about 15 microseconds, in which who
+#: asks for many addresses in turn asks for the next, and is spared the time that waking up takes.
+POLLS: Final = 24
 #: Groups left in one turn.
 LEAVES: Final = 32
 #: Frames thrown away at most by `drain`: what a socket's buffer can hold.
@@ -64,19 +67,26 @@ class Wire:
         def readable(now: float) -> None:
             """Answer what is queued, at most BATCH frames."""
             before(now)
-            try:
-                for _ in range(BATCH):
+            left, polls = BATCH, 0
+            while left:
+                try:
                     reply = answer(recv(FRAME))
-                    if reply is not None:
-                        try:
-                            send(reply)
-                        except OSError:  # the send queue is full, or the interface is going down
-                            unsent(reply)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                if error.errno not in GOING:
-                    logs.warn(op="receiveFrame", error=str(error))
+                except BlockingIOError:
+                    if not polls:
+                        break
+                    polls -= 1
+                    continue
+                except OSError as error:
+                    if error.errno not in GOING:
+                        logs.warn(op="receiveFrame", error=str(error))
+                    break
+                left -= 1
+                if reply is not None:
+                    polls = POLLS
+                    try:
+                        send(reply)
+                    except OSError:  # the send queue is full, or the interface is going down
+                        unsent(reply)
             after(now)
 
         self.readable = readable
