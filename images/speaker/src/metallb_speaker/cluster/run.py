@@ -37,6 +37,8 @@ from metallb_speaker.cluster.view import (
 )
 
 COMPONENT = "metallb-speaker"
+#: Seconds between two looks at whether every list is here, at the start.
+SYNC_LOOK = 0.05
 
 
 def _whole(obj: Json) -> Json:
@@ -87,7 +89,15 @@ class Cluster:
             "slices": self._run_slices(),
             "pods": self._pods.run(),
             "passwords": self._passwords.run(),
+            "syncing": self._wait_for_lists(),
         }
+
+    async def _wait_for_lists(self) -> None:
+        """Tell the link at once when the last list is here, also if nothing is in it."""
+        while not self._lists_synced():  # noqa: ASYNC110 (one of two kinds of endpoints will do)
+            await asyncio.sleep(SYNC_LOOK)
+        self._link.wake()
+        await asyncio.Event().wait()
 
     async def _run_events(self) -> None:
         try:
