@@ -153,7 +153,11 @@ class Builder:
             archive.unlink()
 
     def build(self, tag: str, dockerfile: Path, context: Path, arguments: dict[str, str], wheels: Path | None) -> None:
-        """Build `dockerfile` and name the result `tag`. `wheels` is where pip finds what it installs."""
+        """Build `dockerfile` and name the result `tag`.
+
+        `wheels` is where pip finds what it installs; without, and with Docker, which cannot mount a folder
+        while it builds, pip asks the index that this machine's pip is set up with.
+        """
         arguments = {"BASE": self.base, **arguments}
         command = [*self.command, "build" if self.kind != "buildah" else "bud", "-q", "-t", tag, "-f", str(dockerfile)]
         env = dict(os.environ, SOURCE_DATE_EPOCH=str(EPOCH), DOCKER_BUILDKIT="1")
@@ -162,7 +166,7 @@ class Builder:
         if wheels is not None and self.kind in ("buildah", "podman"):
             command += ["--volume", f"{wheels}:/wheels:ro"]
             arguments |= {"PIP_FIND_LINKS": "/wheels", "PIP_NO_INDEX": "1"}
-        elif wheels is not None:
+        else:
             arguments |= pip_index()
         if self.anew:
             command.append("--no-cache")

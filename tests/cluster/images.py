@@ -73,7 +73,7 @@ def build(say: builder.Say = builder.quiet) -> dict[str, Path]:
             for name, key in stale.items():
                 start = time.monotonic()
                 wheels = None
-                if engine.base == builder.STAND_IN:
+                if engine.base in (builder.STAND_IN, builder.BASE) and engine.kind != "docker":
                     wheels = builder.wheels(CONTEXT / name / "requirements.txt", say)
                 arguments = {"VERSION": version()}
                 engine.build(tag(name), CONTEXT / name / "Dockerfile", CONTEXT, arguments, wheels)

@@ -101,3 +101,19 @@ def test_moving_text_from_one_file_to_another_is_a_change(context: Path) -> None
     (context / "common/a.py").write_text("x")
     (context / "common/b.py").write_text("y")
     assert images.inputs("speaker") != before
+
+
+def test_podman_gets_the_libraries_mounted_and_docker_the_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither engine is here: a recorder stands in for their command lines."""
+    monkeypatch.setenv("BASE", "python:3.13-slim")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example.com/simple")
+    for kind in ("docker", "podman", "buildah"):
+        _client(path, kind, f'echo "$@" >{path}/{kind}.said')
+        engine = builder.Builder(kind)
+        engine.build("x:1", path / "Dockerfile", path, {"VERSION": "v1"}, path / "wheels")
+        said = (path / f"{kind}.said").read_text()
+        assert "BASE=python:3.13-slim" in said
+        assert "VERSION=v1" in said
+        mounted = f"--volume {path}/wheels:/wheels:ro" in said and "PIP_NO_INDEX=1" in said
+        assert mounted is (kind != "docker")
+        assert ("PIP_INDEX_URL=https://index.example.com/simple" in said) is (kind == "docker")
