@@ -5,7 +5,7 @@ every number, `ring` says who watches whom, `watch` how, `table` what is believe
 This module owns the timers and passes messages on. `api.Members` describes the verbs.
 
 A member starts unsettled (tier NEW) and settles after `settle` seconds, or at once where nobody has been
-settled for longer than that: a cluster that starts has nothing to protect. Whoever was cut off or stopped, and
+settled for longer than that and nobody knows it from before: a cluster that starts has nothing to protect. Whoever was cut off or stopped, and
 learns that the others gave it up, starts anew in the same way.
 """
 
@@ -97,6 +97,7 @@ class Membership:
         # Joining and settling.
         self._listed = False
         self._joined = False
+        self._returner = False
         self._join_until = now + timings.lone_wait
         self._settle_at = float("inf")
         self._settled_since = 0.0
@@ -314,6 +315,7 @@ class Membership:
         if record.incarnation > MAX_INCARNATION or own.status is Status.LEFT:
             return
         ours = record.boot == self._net.boot
+        self._returner |= not ours  # the others know an earlier life of this node
         if ours and (record.status is Status.ALIVE or record.incarnation < own.incarnation):
             return
         if record.incarnation < own.incarnation:
@@ -332,6 +334,7 @@ class Membership:
     def _rejoin(self, now: float) -> None:
         """The others replaced us while we were cut off: give everything up, and start as a newcomer does."""
         self._table.events.append(Replaced())
+        self._returner = True
         self._joined = False
         self._join_until = now + self._timings.lone_wait
         self._settle_at = float("inf")
@@ -356,7 +359,7 @@ class Membership:
         unheard = any(peer.listed_alive and not peer.alive for peer in peers)
         settled = [peer for peer in peers if peer.alive and peer.record is not None and peer.record.settled]
         young = all(peer.settled_for is not None and peer.settled_for < old for peer in settled)
-        if not self._enabled or (young and not unheard):
+        if not self._enabled or (young and not unheard and not self._returner):
             self._settle(now)
         self._stand()
 

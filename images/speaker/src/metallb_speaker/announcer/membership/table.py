@@ -145,7 +145,8 @@ class Table:
                 self.events.append(Joined(peer.name))
             self.alive.add(peer.name)
         if record.status is Status.SUSPECT and (held is None or held.status is not Status.SUSPECT):
-            self.events.append(Suspect(peer.name))
+            if not peer.doubted:  # else it was said already
+                self.events.append(Suspect(peer.name))
         elif record.status is Status.ALIVE and held is not None and held.status is Status.SUSPECT:
             self.events.append(Cleared(peer.name))
         if self._stand(peer) and was == peer.alive:

@@ -422,6 +422,8 @@ class Ownership:
 
     def on_deadline(self, now: float) -> None:
         """See `api.Owner.on_deadline`."""
+        if self._leaving is not None and not self._handed_over and now >= self._leaving:
+            self._finish_leaving(now)
         if now >= self._wire_at:
             self._ask_wire(now)
         for key in [key for key, due in self._due.items() if due <= now]:

@@ -1,0 +1,216 @@
+"""Membership and ownership over real UDP sockets, between network namespaces: loss, silence, a blocked port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = f"mlm{os.getpid() % 100000}"
+PLACES = {
+    4: {f"n{i}": f"10.79.46.{i}" for i in (1, 2, 3)},
+    6: {f"n{i}": f"fd00:79:46::{i}" for i in (1, 2, 3)},
+}
+
+pytestmark = pytest.mark.root
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+
+
+class Lab:
+    """A switch and three hosts, each a namespace; and the member that runs on each host."""
+
+    def __init__(self, family: int) -> None:
+        self.places = PLACES[family]
+        self.family = family
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.events: dict[str, list[dict[str, Any]]] = {}
+
+    def __enter__(self) -> Lab:
+        try:
+            run("ip", "netns", "add", f"{PREFIX}sw")
+            run("ip", "-n", f"{PREFIX}sw", "link", "add", "br0", "type", "bridge")
+            run("ip", "-n", f"{PREFIX}sw", "link", "set", "br0", "up")
+            for name, address in self.places.items():
+                space = PREFIX + name
+                run("ip", "netns", "add", space)
+                pair = ("type", "veth", "peer", "name", "eth0", "netns", space)
+                run("ip", "-n", f"{PREFIX}sw", "link", "add", name, *pair)
+                run("ip", "-n", f"{PREFIX}sw", "link", "set", name, "master", "br0", "up")
+                length = "24" if self.family == 4 else "64"
+                run("ip", "-n", space, "addr", "add", f"{address}/{length}", "dev", "eth0", *self._nodad())
+                run("ip", "-n", space, "link", "set", "eth0", "up")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _nodad(self) -> tuple[str, ...]:
+        return ("nodad",) if self.family == 6 else ()
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait(timeout=10)
+            assert process.stdout is not None
+            process.stdout.close()
+        for name in ("sw", *self.places):
+            subprocess.run(["ip", "netns", "del", PREFIX + name], capture_output=True)
+
+    def start(self, name: str) -> None:
+        seeds = [f"{key}={place}" for key, place in self.places.items()]
+        command = [sys.executable, "-m", "tests.integration.membership_node", name, self.places[name], *seeds]
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", PREFIX + name, *command],
+            cwd=ROOT,
+            env={**os.environ, "METALLB_ML_SECRET_KEY": "rehearsal"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.processes[name] = process
+        self.events[name] = events = []
+        assert process.stdout is not None
+        threading.Thread(target=self._read, args=(process.stdout, events), daemon=True).start()
+
+    @staticmethod
+    def _read(stream: Any, events: list[dict[str, Any]]) -> None:
+        with contextlib.suppress(ValueError):
+            for line in stream:
+                events.append(json.loads(line))
+
+    def nft(self, name: str, rule: str, hooks: tuple[str, ...] = ("input",)) -> None:
+        """Install `rule` for the membership port of a host."""
+        chains = "".join(
+            f"chain {hook} {{ type filter hook {hook} priority 0; udp dport 7946 {rule}; }}\n" for hook in hooks
+        )
+        text = f"table inet loss {{}}\ndelete table inet loss\ntable inet loss {{ {chains} }}\n"
+        command = ["ip", "netns", "exec", PREFIX + name, "nft", "-f", "-"]
+        subprocess.run(command, input=text, check=True, capture_output=True, text=True, timeout=30)
+
+    def said(self, host: str, event: str, /, since: float = 0.0, **fields: object) -> list[dict[str, Any]]:
+        return [
+            said
+            for said in list(self.events[host])
+            if said["event"] == event and said["at"] >= since and all(said.get(k) == v for k, v in fields.items())
+        ]
+
+    def owned(self, name: str) -> set[str]:
+        owned: set[str] = set()
+        for said in list(self.events[name]):
+            if said["event"] == "Acquired":
+                owned.add(said["key"])
+            elif said["event"] == "Lost":
+                owned.discard(said["key"])
+        return owned
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with Lab(request.param) as made:
+        yield made
+
+
+def joined(lab: Lab, loss: int = 0) -> None:
+    for name in lab.places:
+        if loss:
+            lab.nft(name, f"numgen random mod 100 < {loss} drop")
+        lab.start(name)
+    everybody = set(lab.places)
+    for name in lab.places:
+        others = everybody - {name}
+        until(lambda n=name, o=others: {s["name"] for s in lab.said(n, "Joined")} >= o, 15, f"{name} sees all")  # type: ignore[misc]
+    until(lambda: sum(len(lab.owned(name)) for name in lab.places) == 30, 15, "each address has one owner")
+
+
+def test_loss_is_no_failure_and_power_off_is_noticed_within_a_second(lab: Lab) -> None:
+    joined(lab, loss=10)
+    settled = time.monotonic()
+    time.sleep(6)
+    for name in lab.places:
+        assert lab.said(name, "Failed") == []
+        assert lab.said(name, "Stopped") == []
+    before = {name: lab.owned(name) for name in lab.places}
+    assert not [s for name in lab.places for s in lab.said(name, "Acquired", since=settled)]
+    run("ip", "-n", f"{PREFIX}sw", "link", "set", "n2", "down")
+    off = time.monotonic()
+    for name in ("n1", "n3"):
+        until(lambda n=name: lab.said(n, "Failed", name="n2"), 3, f"{name} notices")  # type: ignore[misc]
+        assert lab.said(name, "Failed", name="n2")[0]["at"] - off <= 1.0
+        assert lab.said(name, "Failed", name="n1" if name == "n3" else "n3") == []
+    until(lambda: lab.owned("n1") | lab.owned("n3") == {f"192.0.2.{n}" for n in range(1, 31)}, 2, "taken over")
+    taken = [said for name in ("n1", "n3") for said in lab.said(name, "Acquired", since=off)]
+    assert {said["key"] for said in taken} == before["n2"]
+    assert max(said["at"] for said in taken) - off <= 1.0
+
+
+def test_a_stopped_process_gives_up_what_it_owned(lab: Lab) -> None:
+    joined(lab)
+    mine = lab.owned("n2")
+    lab.processes["n2"].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    until(lambda: lab.owned("n1") | lab.owned("n3") >= mine, 5, "taken over")
+    last = max(s["at"] for n in ("n1", "n3") for s in lab.said(n, "Acquired", since=stopped))
+    assert last - stopped <= 1.5
+    lab.processes["n2"].send_signal(signal.SIGCONT)
+    resumed = time.monotonic()
+    until(lambda: not lab.owned("n2"), 1, "disowned")
+    until(lambda: lab.said("n2", "Replaced", since=resumed), 2, "it learns that it was replaced")
+    until(lambda: lab.said("n1", "Joined", since=resumed), 2, "it is back")
+    time.sleep(1)
+    assert lab.owned("n2") == set(), "not before ten stable seconds"
+
+
+def test_an_ordered_end_hands_over_and_says_goodbye(lab: Lab) -> None:
+    joined(lab)
+    mine = lab.owned("n2")
+    lab.processes["n2"].terminate()
+    end = time.monotonic()
+    assert lab.processes["n2"].wait(timeout=5) == 0
+    until(lambda: lab.said("n1", "Left", name="n2") and lab.said("n3", "Left", name="n2"), 1, "goodbye")
+    assert lab.said("n2", "HandedOver")[0]["timed_out"] == []
+    lost = {said["key"]: said["at"] for said in lab.said("n2", "Lost", since=end)}
+    taken = {said["key"]: said["at"] for name in ("n1", "n3") for said in lab.said(name, "Acquired", since=end)}
+    assert lost.keys() == taken.keys() == mine
+    assert all(taken[key] <= lost[key] for key in mine), "the successor first"
+
+
+def test_a_blocked_port_is_said_and_the_cluster_is_followed(lab: Lab) -> None:
+    """Blocked from the start: each owns its share by the cluster's view, nobody everything, and it is said once."""
+    for name in lab.places:
+        lab.nft(name, "drop", ("input", "output"))
+        lab.start(name)
+    for name in lab.places:
+        others = sorted(set(lab.places) - {name})
+        until(lambda n=name: lab.said(n, "Degraded"), 9, f"{name} says that it hears nobody")  # type: ignore[misc]
+        assert [said["names"] for said in lab.said(name, "Degraded")] == [others]
+        assert len(lab.said(name, "Ready")) == 1
+    until(lambda: sum(len(lab.owned(name)) for name in lab.places) == 30, 14, "each address has an owner")
+    shares = [lab.owned(name) for name in lab.places]
+    assert set.union(*shares) == {f"192.0.2.{n}" for n in range(1, 31)}
+    assert all(len(share) < 30 for share in shares)
+    for name in lab.places:
+        lab.nft(name, "accept")
+    for name in lab.places:
+        until(lambda n=name: lab.said(n, "Restored"), 5, f"{name} hears all")  # type: ignore[misc]
