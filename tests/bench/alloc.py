@@ -140,7 +140,7 @@ async def measure(here: Lab, count: int, restart: bool) -> list[str]:
         here.configure(CONFIG)
         start = time.monotonic()
         while (controller.metric(writes) or 0) < count:  # noqa: ASYNC110 (another process)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         took = time.monotonic() - start
     cpu = cpu_seconds(controller.pid) - cpu
     await asyncio.sleep(1.0)

@@ -119,6 +119,7 @@ class Configs:
 
     async def run(self) -> None:
         """For ever; ends by being cancelled."""
+        await asyncio.to_thread(_warm)
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -309,6 +310,13 @@ class Configs:
                 return
             raise
         self._stored = in_force.text
+
+
+def _warm() -> None:
+    """Load the parser and its schema before the first document comes: it takes as long as many writes do."""
+    from metallb_common.config.parse import parse
+
+    parse("")
 
 
 async def owner_reference(api: Api, namespace: str, deployment: str) -> dict[str, str] | None:
