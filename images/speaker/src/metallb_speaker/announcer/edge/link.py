@@ -106,7 +106,7 @@ class LinkEdge:
             return
         self._reader.feed(data)
         self._loop.unwatch(self._sock.fileno())
-        self._step(now)
+        self._loop.at(now, self._step)
 
     def _step(self, now: float) -> None:
         """One event; then another one in the next turn, or more bytes."""
