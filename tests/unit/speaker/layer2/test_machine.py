@@ -340,6 +340,12 @@ def test_a_settled_address_is_defended_but_not_shouted_for(address: str) -> None
     assert world.told == [api.Conflict(address, "eth0", STRANGER, withheld=False)]
     world.hear(asks(address))
     assert len(world.take()) == 1
+    for _ in range(10):
+        world.run(2)
+        world.hear(claims(address, STRANGER))
+    defences = [frame for _, _, frame in world.take() if is_announcement(frame)]
+    assert 2 <= len(defences) // (2 if address == V4 else 1) <= 3
+    assert len(world.told) == 1  # told once
     world.run(11)
     assert world.told[-1] == api.ConflictGone(address, "eth0")
 
@@ -355,6 +361,24 @@ def test_members_are_not_foreign(address: str) -> None:
     world.hear(claims(address, MEMBER))
     assert world.told[1:] == [api.Claimed(address, "eth0", MEMBER)]
     assert world.machine.conflicts() == {}
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+def test_forged_frames_do_not_fill_memory_or_log(address: str) -> None:
+    world = World()
+    world.machine.set_members([MEMBER])
+    world.set(group(address))
+    world.run(40)
+    world.told.clear()
+    world.machine.probe(address, world.now, 0.05)
+    for number in range(500):
+        world.hear(claims(address, f"02:00:00:01:{number // 256:02x}:{number % 256:02x}"))
+        world.hear(claims(address, MEMBER))
+    world.run(0.06)
+    assert [type(event) for event in world.told] == [api.Conflict, api.Claimed, api.ProbeResult]
+    result = world.told[-1]
+    assert isinstance(result, api.ProbeResult)
+    assert len(result.macs) <= 8
 
 
 def test_our_own_second_interface_is_not_foreign() -> None:

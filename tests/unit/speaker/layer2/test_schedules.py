@@ -132,7 +132,8 @@ def test_another_host_is_told_again() -> None:
     duplicates: Duplicates[str] = Duplicates()
     duplicates.start("a", 0.0, check=True, strict=True)
     duplicates.foreign("a", FOREIGN, 0.0)
-    step = duplicates.foreign("a", FOREIGN[:-1] + b"\x01", 0.1)
+    assert duplicates.foreign("a", FOREIGN[:-1] + b"\x02", 1.0) is None  # forged ones must not fill our log
+    step = duplicates.foreign("a", FOREIGN[:-1] + b"\x01", 10.1)
     assert step is not None
     assert step.mac.endswith(b"\x01")
     assert duplicates.conflicts() == {"a": FOREIGN[:-1] + b"\x01"}

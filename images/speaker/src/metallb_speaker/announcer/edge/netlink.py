@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -151,10 +150,3 @@ class Netlink:
     def _start_over(self) -> None:
         self._dump = None
         self._dirty = True
-
-
-def process_namespace() -> str:
-    """The network namespace's identity, for logs: an announcer without the host's network is a common mistake."""
-    with contextlib.suppress(OSError):
-        return os.readlink("/proc/self/ns/net")
-    return ""

@@ -33,6 +33,7 @@ SETTLED_EVERY: Final = 300.0  # background probe of a settled address
 CONFLICT_EVERY: Final = 3.0  # probe of an address in conflict
 CONFLICT_MISSES: Final = 2  # this many unanswered ones: the other host is gone
 DEFEND_INTERVAL: Final = 10.0  # RFC 5227 section 1.1
+TELL_INTERVAL: Final = 10.0  # another MAC address is told this often: whoever forges them must not fill our log
 
 K = TypeVar("K", bound=Hashable)
 
@@ -73,6 +74,7 @@ class _Check:
     unanswered: int = 0
     mac: bytes = b""  # the foreign host's, while there is a conflict
     defended: float = -1e9
+    told: float = -1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Step(Generic[K]):
     probe: bool = False
     before: State | None = None
     after: State | None = None
-    mac: bytes = b""  # the foreign host
+    mac: bytes = b""  # the foreign host, when it is to be reported
     announce: bool = False  # defend: announce once
 
 
@@ -131,8 +133,9 @@ class Duplicates(Generic[K]):
         if check.state is not before:
             check.probes = 0
             self._timers.set(key, now + CONFLICT_EVERY)
-        elif mac == known and not announce:
-            return None
+        elif mac == known or now < check.told + TELL_INTERVAL:
+            return Step(key, before=before, after=check.state, announce=True) if announce else None
+        check.told = now
         return Step(key, before=before, after=check.state, mac=mac, announce=announce)
 
     def deadline(self) -> float:

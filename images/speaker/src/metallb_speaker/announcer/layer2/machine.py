@@ -25,6 +25,13 @@ BURST: Final = 48
 #: Addresses taken into use in one `on_deadline`: each costs system calls for its filter and group.
 OWN_BURST: Final = 32
 
+#: Bounds on what a stranger on the LAN can make us remember or tell, by forging frames as fast as the wire takes them:
+#: MAC addresses in one answer to `probe`, and seconds between two `Claimed` for one address.
+MACS: Final = 8
+CLAIM_INTERVAL: Final = 0.2
+
+_CONFLICT: Final = (State.DEFENDING, State.WITHHELD)
+
 Key = tuple[int, bytes]  # interface index, address (4 or 16 octets)
 Changes = dict[Key, None]  # a set that keeps the order
 
@@ -62,6 +69,7 @@ class Layer2Machine:
         self._probes: dict[bytes, _Probe] = {}
         self._probe_timers: Timers[bytes] = Timers()
         self._unreachable: set[str] = set()
+        self._claimed: dict[Key, float] = {}  # when last told
         self._sent: dict[bytes, int] = {}  # gratuitous frames by address
         self._pending: list[tuple[int, bytes]] = []
         self._changed: Changes = {}
@@ -296,6 +304,7 @@ class Layer2Machine:
         for key in [key for key in self._holders if key[0] == index]:
             del self._holders[key]
             self._queue.pop(key, None)
+            self._claimed.pop(key, None)
             self._gratuitous.stop(key)
             self._duplicates.stop(key)
         for probe in self._probes.values():
@@ -340,6 +349,7 @@ class Layer2Machine:
             self._activate(key, now)
 
     def _disown(self, key: Key) -> None:
+        self._claimed.pop(key, None)
         self._gratuitous.stop(key)
         self._duplicates.stop(key)
         if not any((index, key[1]) in self._holders for index in self._interfaces):
@@ -385,20 +395,22 @@ class Layer2Machine:
         if step.mac:
             withheld = step.after is State.WITHHELD
             self._events.append(api.Conflict(text(ip), interface.link.name, eth.mac_text(step.mac), withheld))
-        elif step.before in (State.DEFENDING, State.WITHHELD):
+        elif step.before in _CONFLICT and step.after not in _CONFLICT:
             self._events.append(api.ConflictGone(text(ip), interface.link.name))
 
     def _on_heard(self, index: int, heard: Heard) -> None:
         """Another host says that it holds an address known on this interface."""
         probe = self._probes.get(heard.ip)
-        if probe is not None:
+        if probe is not None and len(probe.macs) < MACS:
             probe.macs.add(heard.mac)
         key = (index, heard.ip)
         if key not in self._holders or heard.mac in self._own_macs:
             return
         if heard.mac in self._members:
             answer = self._interfaces[index].port.get(heard.ip)
-            if heard.gratuitous and answer is not None and answer.active:
+            active = answer is not None and answer.active
+            if heard.gratuitous and active and self._now >= self._claimed.get(key, 0.0) + CLAIM_INTERVAL:
+                self._claimed[key] = self._now
                 name = self._interfaces[index].link.name
                 self._events.append(api.Claimed(text(heard.ip), name, eth.mac_text(heard.mac)))
         elif (step := self._duplicates.foreign(key, heard.mac, self._now)) is not None:
