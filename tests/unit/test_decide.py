@@ -434,3 +434,28 @@ def test_why_a_service_is_announced_no_more() -> None:
     assert why(lambda: put(service("a", "203.0.113.1"))) == "ipNotAllowed"
     assert why(lambda: cluster.slices.replace([])) == "noEndpoints"
     assert why(lambda: put(service("a", "192.0.2.1", labels={"x": "y"}))) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "since", "state", "ready"),
+    [
+        ("True", "2026-01-01T00:00:09Z", {"running": {"startedAt": "2026-01-01T00:00:05Z"}}, True),
+        # Was Ready, and runs on: it goes on announcing, whatever is wrong with its other half.
+        ("False", "2026-01-01T00:01:00Z", {"running": {"startedAt": "2026-01-01T00:00:05Z"}}, True),
+        # Has begun, and was never Ready.
+        ("False", "2026-01-01T00:00:01Z", {"running": {"startedAt": "2026-01-01T00:00:05Z"}}, False),
+        # Has ended.
+        ("False", "2026-01-01T00:01:00Z", {"waiting": {"reason": "CrashLoopBackOff"}}, False),
+        ("False", "2026-01-01T00:01:00Z", {}, False),
+    ],
+)
+def test_a_pod_whose_announcer_runs_counts_as_alive(status: str, since: str, state: Any, ready: bool) -> None:
+    containers = [{"name": "cluster", "state": {"terminated": {}}}, {"name": "speaker", "state": state}]
+    conditions = [{"type": "Ready", "status": status, "lastTransitionTime": since}]
+    read = read_pod(
+        {
+            "metadata": {"namespace": "ns", "name": "x"},
+            "status": {"conditions": conditions, "containerStatuses": containers},
+        }
+    )
+    assert read.ready is ready

@@ -71,7 +71,11 @@ def read_endpoints(obj: Json) -> SliceNodes:
 
 @dataclass(frozen=True, slots=True)
 class SpeakerPod:
-    """A speaker's pod: a member, and a seed of the membership."""
+    """A speaker's pod: a member, and a seed of the membership.
+
+    `ready` holds, too, for one that was Ready since its announcer started and is not any more: its other half
+    may hang, while it goes on announcing. Only a process that has ended has certainly let go.
+    """
 
     namespace: str
     name: str
@@ -84,16 +88,25 @@ class SpeakerPod:
 def read_pod(obj: Json) -> SpeakerPod:
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     addresses = [entry.get("ip") for entry in status.get("podIPs") or ()] or [status.get("podIP")]
-    conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}
     finished = status.get("phase") in ("Succeeded", "Failed")
     return SpeakerPod(
         meta["namespace"],
         meta["name"],
         "" if finished else spec.get("nodeName") or "",
         tuple(address for address in addresses if address),
-        conditions.get("Ready") == "True",
+        _announces(status),
         "deletionTimestamp" in meta,
     )
+
+
+def _announces(status: Json) -> bool:
+    """Whether the pod's announcer runs, and has been Ready since it began. Times are RFC 3339 in UTC: they sort."""
+    condition = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+    if condition.get("status") == "True":
+        return True
+    containers = sorted(status.get("containerStatuses") or (), key=lambda c: c.get("name") != "speaker")
+    started = ((containers[0].get("state") or {}).get("running") or {}).get("startedAt") if containers else None
+    return bool(started) and (condition.get("lastTransitionTime") or "") > started
 
 
 @dataclass(frozen=True, slots=True)
