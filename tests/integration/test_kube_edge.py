@@ -93,6 +93,7 @@ def test_a_set_is_listed_in_pages_and_then_followed(server: ApiServer, certifica
         assert sink.replaced == watch.lists == 1
         assert "unreadable" not in sink.names
         task.cancel()
+        await asyncio.wait([task])
         await api.request("DELETE", CONFIG_MAPS.path("default"), query={"labelSelector": "t=x"})
 
     run(server, body, certificate=certificate)
@@ -109,6 +110,7 @@ def test_a_lack_of_rights_is_told_once_and_heals(server: ApiServer) -> None:
         assert denied[0].status == 403
         assert not watch.synced.is_set()
         watch_task.cancel()
+        await asyncio.wait([watch_task])
         with pytest.raises(ApiError) as told:
             await api.request("GET", NODES.path())
         assert told.value.denied
