@@ -20,7 +20,6 @@ from metallb_speaker.cluster.view import ClusterView
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
 
 
-
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
     """A prefix with its attributes, before the Services that want it are counted."""

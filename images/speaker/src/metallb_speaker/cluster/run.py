@@ -35,6 +35,7 @@ from metallb_speaker.cluster.view import (
     read_service,
     read_slice,
 )
+from metallb_speaker.cluster.watchdog import Watchdog
 
 COMPONENT = "metallb-speaker"
 #: Seconds between two looks at whether every list is here, at the start.
@@ -90,6 +91,7 @@ class Cluster:
             "pods": self._pods.run(),
             "passwords": self._passwords.run(),
             "syncing": self._wait_for_lists(),
+            "watchdog": Watchdog().run(),
         }
 
     async def _wait_for_lists(self) -> None:

@@ -101,12 +101,14 @@ def read_pod(obj: Json) -> SpeakerPod:
 
 def _announces(status: Json) -> bool:
     """Whether the pod's announcer runs, and has been Ready since it began. Times are RFC 3339 in UTC: they sort."""
-    condition = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+    found = [c for c in status.get("conditions") or () if c.get("type") == "Ready"]
+    condition: Json = found[0] if found else {}
     if condition.get("status") == "True":
         return True
     containers = sorted(status.get("containerStatuses") or (), key=lambda c: c.get("name") != "speaker")
-    started = ((containers[0].get("state") or {}).get("running") or {}).get("startedAt") if containers else None
-    return bool(started) and (condition.get("lastTransitionTime") or "") > started
+    running = (containers[0].get("state") or {}).get("running") or {} if containers else {}
+    started, since = str(running.get("startedAt") or ""), str(condition.get("lastTransitionTime") or "")
+    return bool(started) and since > started
 
 
 @dataclass(frozen=True, slots=True)
