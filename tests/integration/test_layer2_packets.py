@@ -180,9 +180,9 @@ def test_a_flood_of_foreign_questions_costs_nothing(bench: Bench) -> None:
     frame = next(row for row in ARP_ROWS if row.name == "address not owned").frame(bench.wire)
     bench.socket.setblocking(True)
     cpu = bench.responder.cpu()
-    for _ in range(20000):
+    for _ in range(40000):
         bench.socket.send(frame)
-    assert bench.responder.cpu() - cpu <= 0.02  # one tick of the clock, or two
+    assert bench.responder.cpu() - cpu <= 0.03  # a few ticks of the clock; in Python it would be ten times as much
 
 
 def test_a_flood_of_owned_questions_is_survived(bench: Bench) -> None:

@@ -28,6 +28,9 @@ PACE: Final = 0.1
 PATIENCE: Final = 2.0
 #: Everything is read anew this often, whatever was heard: a safety net.
 ANYWAY: Final = 60.0
+#: A picture of two moments may lack an interface that is there, which would silence it: it is thrown away, but for
+#: every so-many-th in a row, lest steady change keep us blind.
+TORN: Final = 10
 #: Datagrams (at most 32 KiB each) handled in one turn: about a millisecond.
 BATCH: Final = 4
 
@@ -59,6 +62,7 @@ class Netlink:
         self._dump: Dump | None = None
         self._sequence = 0
         self._strict = False
+        self._torn = 0
         self._dirty = True
         self._read_at = -NEVER
         self._retry_at = NEVER
@@ -123,8 +127,10 @@ class Netlink:
         if request is None:
             snapshot, interrupted = self._dump.snapshot(), self._dump.interrupted
             self._dump = None
+            self._torn = self._torn + 1 if interrupted else 0
             self._dirty |= interrupted
-            self._changed(snapshot, now)
+            if not interrupted or (self._torn % TORN == 0 and snapshot.links):
+                self._changed(snapshot, now)
             return
         self._retry_at = now + PATIENCE
         with contextlib.suppress(OSError):  # tried again at `_retry_at`

@@ -6,6 +6,7 @@ truncated notification costs nothing, and no order of messages can leave a wrong
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import struct
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ RT_TABLE_MAIN: Final = 254
 #: are not read at all: a full table has a million of them, and none is connected.
 PROTOCOLS: Final = (2, 3, 4, 9, 16)
 
+#: Errors that say: ask again. Any other says that there is no such table.
+TRANSIENT: Final = frozenset((errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.EBUSY, errno.ENOBUFS))
+
 # Multicast groups (bits of sockaddr_nl.nl_groups): link, IPv4 address and route, IPv6 address and route.
 GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 
@@ -61,6 +65,7 @@ _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
+_I32 = struct.Struct("=i")
 
 
 def _request(kind: int, sequence: int, body: bytes) -> bytes:
@@ -99,7 +104,7 @@ class Dump:
     """One round of dumps: links, addresses, routes of each protocol and family.
 
     Send `request()`; feed what comes to `receive`; each time it returns True, send the next `request()`
-    until that is None: then `snapshot()`, unless `interrupted` says that the picture is of two moments.
+    until that is None: then `snapshot()`. `interrupted`: the picture is of two moments, or not whole; ask again.
     """
 
     def __init__(self, sequence: int = 1, *, strict: bool = True) -> None:
@@ -108,6 +113,7 @@ class Dump:
         self._on_link: dict[OnLink, None] = {}
         self._link_local: dict[int, bytes] = {}
         self._sequence = sequence
+        self._asked = 0
         extension = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(SKIP_STATS)
         self._queue: list[tuple[int, bytes]] = [
             (RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0) + extension),
@@ -127,6 +133,7 @@ class Dump:
             return None
         self._sequence += 1
         kind, body = self._queue.pop(0)
+        self._asked = kind
         return _request(kind, self._sequence, body)
 
     def receive(self, data: bytes) -> bool:
@@ -137,7 +144,7 @@ class Dump:
             if flags & NLM_F_DUMP_INTR:
                 self.interrupted = True
             if kind in (NLMSG_DONE, NLMSG_ERROR):
-                # An error: the kernel has no such table (no IPv6); nothing is on-link there.
+                self._judge(-_I32.unpack_from(body)[0] if len(body) >= 4 else 0)
                 return True
             if kind == NLMSG_OVERRUN:
                 self.interrupted = True
@@ -149,6 +156,14 @@ class Dump:
             elif kind == RTM_NEWROUTE and len(body) >= 12:
                 self._route(body)
         return False
+
+    def _judge(self, code: int) -> None:
+        """An error may only mean that the kernel has no such table (no IPv6): then nothing is on-link there.
+
+        But a picture without interfaces would silence this node, so without them there is no picture.
+        """
+        if code and (code in TRANSIENT or self._asked == RTM_GETLINK):
+            self.interrupted = True
 
     def snapshot(self) -> Snapshot:
         links = tuple(link for _, link in sorted(self._links.items()))
