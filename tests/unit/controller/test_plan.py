@@ -422,6 +422,16 @@ def test_of_two_owners_the_younger_loses_with_an_event() -> None:
     assert made.said("young")[0].startswith('DuplicateAddress: ["192.0.2.0"] is taken back')
 
 
+def test_a_second_owner_that_appears_later_loses() -> None:
+    made = world(P)
+    got(made, created=9)
+    made.put(service("intruder", created=1, status=("192.0.2.0",)))
+    made.settle()
+    assert made.ips("web") == ("192.0.2.0",)
+    assert made.ips("intruder") == ("192.0.2.1",)
+    assert made.said("intruder")[0].startswith("DuplicateAddress")
+
+
 def test_a_status_that_somebody_else_changed_is_repaired() -> None:
     made = world(P)
     got(made)

@@ -248,7 +248,9 @@ class Assigner:
         tracked.decided = decided
         if needs_write(view, decided):
             self._outside.submit(key)
-        elif view.type != "LoadBalancer":
+            return
+        tracked.decided = None  # done: what it says is in the object now
+        if view.type != "LoadBalancer":
             self.services.pop(key, None)  # nothing of ours is left on it
 
     def _release(self, key: str) -> bool:

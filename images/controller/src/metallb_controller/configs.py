@@ -109,13 +109,14 @@ class Configs:
         self._assigner = None
         self.conflicts = []
 
-    def nudge(self) -> None:
-        """Services have synced, or an address was freed: what was refused may be acceptable now."""
-        if self._assigner is not None and (self.conflicts or self._pending()):
-            self._changed.set()
+    def synced(self) -> None:
+        """Every Service is known: a new config can be judged against what they hold."""
+        self._changed.set()
 
-    def _pending(self) -> bool:
-        return self._source is not None and (self.in_force is None or self._source.version != self.in_force.version)
+    def freed(self) -> None:
+        """An address was freed: what was refused for its sake may be acceptable now."""
+        if self.conflicts:
+            self._changed.set()
 
     async def run(self) -> None:
         """For ever; ends by being cancelled."""
@@ -174,7 +175,7 @@ class Configs:
         if self.in_force is None or self.in_force.text != text:
             if self.in_force is not None:
                 if not assigner.synced:
-                    return  # judged against allocations, which are not known yet: `nudge` comes
+                    return  # judged against allocations, which are not known yet: `synced` comes
                 self.conflicts = assigner.conflicts(config)
                 if self.conflicts and not self._settings.reallocate:
                     self._refuse_conflicts(assigner)
@@ -196,38 +197,39 @@ class Configs:
 
     def _refuse(self, reason: str, texts: tuple[str, ...]) -> None:
         self._gauges(stale=True)
-        self._metrics.update_errors.inc()
-        self._say(reason, texts)
+        if self._say(reason, texts):
+            self._metrics.update_errors.inc()
 
     def _refuse_conflicts(self, assigner: Assigner) -> None:
         texts = tuple(f"new config not compatible with assigned IPs: {c}" for c in self.conflicts)
         told = self._told
         self._refuse("ConfigStale", texts)
         if self._told == told:
-            return
+            return  # nothing new
         for conflict in self.conflicts[:MAX_EVENTS]:
             tracked = assigner.services.get(conflict.key)
             if tracked is not None:
                 text = f"new config not compatible with assigned IPs: {conflict}"
                 self._recorder.emit(reference(tracked.view), "Warning", "ConfigStale", text)
 
-    def _say(self, reason: str, texts: tuple[str, ...]) -> None:
-        """Events on the ConfigMap, and log lines; once, until it changes."""
+    def _say(self, reason: str, texts: tuple[str, ...]) -> bool:
+        """Events on the ConfigMap, and log lines; once, until it changes. Whether it was news."""
         told = (reason, self._source.version if self._source else "", *texts)
         if told == self._told:
-            return
+            return False
         self._told = told
         event = "configStale" if reason != "ConfigWarning" else "configWarning"
         for text in texts[:MAX_EVENTS]:
             logs.warn(event=event, error=text, configmap=self._settings.name)
         if self._source is None:
-            return
+            return True
         ref = ObjectRef("ConfigMap", self._settings.name, self._settings.namespace, self._source.uid)
         shown = (
             texts if len(texts) <= MAX_EVENTS else (*texts[: MAX_EVENTS - 1], f"and {len(texts) - MAX_EVENTS + 1} more")
         )
         for text in shown:
             self._recorder.emit(ref, "Warning", reason, text)
+        return True
 
     def status(self) -> dict[str, Any]:
         return {

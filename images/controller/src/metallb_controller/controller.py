@@ -76,6 +76,7 @@ class Term:
     ):
         self._api, self._recorder, self._configs, self._metrics = api, recorder, configs, metrics
         self._stir = asyncio.Event()
+        self._told_synced = False
         self._selective = asyncio.Event()  # a pool selects namespaces by label
         self.assigner = Assigner(rules, self)
         self.writer = Writer(api, self.assigner, recorder, lease.valid, metrics.update_errors.inc, metrics.writes.inc)
@@ -129,7 +130,7 @@ class Term:
         self._recorder.emit(reference(view), say.type, say.reason, say.message)
 
     def freed(self) -> None:
-        self._configs.nudge()
+        self._configs.freed()
 
     def accepted(self, config: Config) -> None:
         selective = any(p.service_allocation.namespace_selectors for p in config.pools)
@@ -139,8 +140,9 @@ class Term:
 
     def stirred(self) -> None:
         self._stir.set()
-        if self.assigner.synced:
-            self._configs.nudge()
+        if self.assigner.synced and not self._told_synced:
+            self._told_synced = True
+            self._configs.synced()
 
     def counted(self, *, error: bool = False) -> None:
         (self._metrics.update_errors if error else self._metrics.updates).inc()

@@ -19,7 +19,7 @@ from metallb_common.kube.resources import EVENTS
 from metallb_common.obs import logs
 
 #: Events remembered for aggregation, and objects with a budget. Bounds memory: some 2 MiB when full.
-REMEMBERED = 4096
+REMEMBERED = 2048
 #: Equal events this close together (seconds) become one with a count; the API keeps events an hour.
 AGGREGATE_SECONDS = 600.0
 #: Per object: this many at once, then one more each REFILL seconds (24,000 events in ten minutes is
