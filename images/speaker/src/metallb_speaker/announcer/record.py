@@ -36,7 +36,9 @@ class Record:
     ) -> None:
         """From now on the group announces these; what went is logged with `why[service]`, else with `reason`."""
         after: dict[str, tuple[str, ...]] = {}
+        pools: dict[str, str] = {}
         for address in addresses:
+            pools[address.ip] = address.pool
             for service in address.services:
                 after[service] = (*after.get(service, ()), address.ip)
         before = self._held.get((protocol, key), {})
@@ -56,7 +58,7 @@ class Record:
                 self._withdrawn(service, protocol, ips, why.get(service) or reason)
         for service, ips in came.items():
             if ips:
-                self._announced(service, protocol, ips)
+                self._announced(service, protocol, ips, ", ".join(sorted({pools[ip] for ip in ips})))
 
     def _count(self, service: str, protocol: str, ip: str, by: int) -> bool:
         """True when this made the difference between announced and not."""
@@ -72,14 +74,29 @@ class Record:
         self._gauge.remove(service, protocol, self._node, ip)
         return True
 
-    def _announced(self, service: str, protocol: str, ips: tuple[str, ...]) -> None:
-        logs.info(event="serviceAnnounced", service=service, protocol=protocol, ips=ips, node=self._node)
+    def _announced(self, service: str, protocol: str, ips: tuple[str, ...], pool: str) -> None:
+        logs.info(
+            event="serviceAnnounced",
+            msg="announcing from this node",
+            service=service,
+            protocol=protocol,
+            ips=ips,
+            pool=pool,
+            node=self._node,
+        )
         report = stream.Announced(service, protocol, ips)
         if not self._report(report) and len(self._unreported) < MAX_UNREPORTED:
             self._unreported[service, protocol] = report
 
     def _withdrawn(self, service: str, protocol: str, ips: tuple[str, ...], reason: str) -> None:
-        logs.info(event="serviceWithdrawn", service=service, protocol=protocol, ips=ips, reason=reason)
+        logs.info(
+            event="serviceWithdrawn",
+            msg="not announcing from this node any more",
+            service=service,
+            protocol=protocol,
+            ips=ips,
+            reason=reason,
+        )
         self._unreported.pop((service, protocol), None)
         self._report(stream.Withdrawn(service, protocol, ips, reason))
 
