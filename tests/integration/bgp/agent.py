@@ -73,7 +73,14 @@ def main() -> None:
                 bgp.listen_for({p["address"]: p.get("password", "") for p in wish["peers"] if p.get("listen")})
             if "status" in wish:
                 print(
-                    json.dumps({"status": speaker.status(), "history": history, "listen_errors": bgp.listen_errors}),
+                    json.dumps(
+                        {
+                            "status": speaker.status(),
+                            "history": history,
+                            "listen_errors": bgp.listen_errors,
+                            "bfd_errors": bfd.errors,
+                        }
+                    ),
                     flush=True,
                 )
             if "stop" in wish:

@@ -16,6 +16,7 @@ ROWS = {
     "test_killed_announcer_keeps_its_routes_with_graceful_restart": "Killed with graceful restart: routes stay",
     "test_killed_announcer_loses_its_routes_without_graceful_restart": "Killed without graceful restart: routes go",
     "test_bfd_sees_a_pulled_cable": "BFD 50 ms × 3: pulled cable seen by both",
+    "test_bfd_echo_both_ways": "BFD echo 50 ms, both ways",
     "test_both_dial_and_one_connection_stays": "Both sides dial: one connection stays",
     "test_a_router_that_only_dials_is_answered_when_listening": "Router dials, we listen",
     "test_the_lower_hold_time_holds": "Hold time negotiated",
@@ -23,6 +24,7 @@ ROWS = {
 }
 _outcomes: dict[tuple[str, str, str], bool] = {}  # (row, variant, router) -> passed
 _FIXED = {
+    "test_bfd_echo_both_ways": "frr",
     "test_both_dial_and_one_connection_stays": "bird",
     "test_an_ordered_stop_tells_the_operator_why": "bird",
     "test_a_router_that_only_dials_is_answered_when_listening": "frr",

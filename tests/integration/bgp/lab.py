@@ -81,6 +81,12 @@ class Lab:
     def in_router(self, *command: str) -> str:
         return sh("nsenter", f"--net=/run/netns/{self.router}", *command, check=False)
 
+    def forward(self, *namespaces: str) -> None:
+        """Let the kernel forward, as every Kubernetes node and every router does."""
+        for name in namespaces:
+            for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
+                sh("nsenter", f"--net=/run/netns/{name}", "sysctl", "-qw", setting)
+
     def cable(self, up: bool) -> None:
         """Unplug or plug: silence, not a closed connection (both ends keep their carrier: frames are dropped)."""
         if up:

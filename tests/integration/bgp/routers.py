@@ -22,6 +22,7 @@ class Session:
     password: str = ""
     hold: int = 90
     bfd_ms: int = 0
+    echo_ms: int = 0
     graceful_restart: bool = False
     active: bool = False  # the router dials, too
 
@@ -140,6 +141,8 @@ class Frr(Router):
                 f"  receive-interval {s.bfd_ms}",
                 f"  transmit-interval {s.bfd_ms}",
             ]
+        if s.echo_ms:
+            lines += ["  echo-mode", f"  echo transmit-interval {s.echo_ms}", f"  echo receive-interval {s.echo_ms}"]
         (self.folder / "frr.conf").write_text("\n".join(lines) + "\n")
         sh("chown", "-R", "frr:frr", str(self.folder))
         zserv, vty = f"{self.folder}/zserv", str(self.folder)

@@ -139,6 +139,40 @@ def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
     assert down["at"] - pulled < 0.4  # 3 x 50 ms, and what a busy machine adds
 
 
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+def test_bfd_echo_both_ways(lab: Lab, transport: str) -> None:
+    there = ROUTERS["frr"](lab, Session(transport=transport, bfd_ms=300, echo_ms=50))
+    lab.forward(lab.ours, lab.router)
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, bfd_profile="fast")]
+    slow = {**FAST, "receive_interval_ms": 1000, "transmit_interval_ms": 1000, "echo_mode": True}
+    agent.routes, agent.timers = [{"prefix": V4}], [slow]
+    agent.apply()
+    agent.wait_established()
+    until("our echoes come back", lambda: agent.tell()["status"][0]["bfd_echo"]["received"] > 20)
+    until("the route is there", lambda: V4 in there.routes())
+    counters = there.ask("show bfd peers counters json")[0]
+    time.sleep(2)
+    later = there.ask("show bfd peers counters json")[0]
+    assert later["echo-packet-input"] > counters["echo-packet-input"], "FRR's own echoes come back to it"
+    told = agent.tell()
+    # FRR may make its session anew while BGP comes up; no side may have missed echoes.
+    assert not [h for h in told["history"] if "echo" in h["reason"]]
+    echo = told["status"][0]["bfd_echo"]
+    assert echo["received"] >= echo["sent"] - 3
+    lab.cable(up=False)
+    pulled = time.monotonic()
+    until(
+        "the lost echoes were seen",
+        lambda: any(h["name"] == "bfdDown" and h["at"] > pulled for h in agent.tell()["history"]),
+        5,
+    )
+    down = next(h for h in agent.tell()["history"] if h["name"] == "bfdDown" and h["at"] > pulled)
+    assert down["reason"] == "echo failed"
+    assert down["at"] - pulled < 0.5, "control packets alone would have taken three seconds"
+
+
 def test_both_dial_and_one_connection_stays(lab: Lab) -> None:
     there = ROUTERS["bird"](lab, Session(active=True))
     there.start()

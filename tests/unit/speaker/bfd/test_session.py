@@ -25,6 +25,7 @@ class Pair:
     cut: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(7))
     events: dict[str, list[tuple[float, SessionEvent]]] = field(default_factory=lambda: {"a": [], "b": []})
+    loops: bool = True  # whether the sides' forwarding planes return echo packets
     sent: dict[str, list[tuple[float, Packet]]] = field(default_factory=lambda: {"a": [], "b": []})
 
     @classmethod
@@ -37,6 +38,9 @@ class Pair:
             moved = False
             for name, side, other in (("a", self.a, self.b), ("b", self.b, self.a)):
                 self.events[name] += [(self.now, e) for e in side.events()]
+                for payload in side.echo.pending():
+                    if self.loops and not self.cut:
+                        side.echo.returned(payload, self.now)
                 for raw in side.pending():
                     moved = True
                     packet = Packet.decode(raw)
@@ -169,6 +173,84 @@ def test_the_table_is_the_rfcs() -> None:
     assert TABLE[State.DOWN, State.DOWN] is State.INIT
     assert (State.DOWN, State.UP) not in TABLE  # RFC 5880 6.2: Up is not reached from Down by Up
     assert (State.UP, State.INIT) not in TABLE
+
+
+ECHO = Profile(receive_interval=0.3, transmit_interval=0.3, echo_interval=0.05, echo_mode=True)
+
+
+def echoing() -> Pair:
+    pair = Pair.make(ECHO, ECHO)
+    for side in (pair.a, pair.b):
+        side.set_echo(path=True, looped_here=True, now=0)
+    return pair
+
+
+def test_echo_packets_flow_while_both_want_them() -> None:
+    pair = echoing()
+    pair.run(10)
+    assert 200 <= pair.a.echo.packets_out <= 270  # 50 ms, 75 to 100 % of it
+    assert pair.a.echo.packets_in == pair.a.echo.packets_out
+    assert pair.sent["a"][-1][1].required_min_echo_rx == 50_000
+    assert [type(e) for _, e in pair.events["a"]] == [Up]
+
+
+def test_lost_echoes_take_the_session_down_faster_than_control_packets_would() -> None:
+    pair = echoing()
+    pair.run(2)
+    pair.loops = False
+    start = pair.now
+    pair.run(0.4)
+    (when, event), (_, other) = sorted((pair.events[name][1] for name in "ab"), key=lambda entry: entry[0])
+    assert Down(Diagnostic.ECHO_FAILED) in (event, other)
+    assert 0.09 <= when - start <= 0.151
+
+
+def test_a_node_that_does_not_forward_says_so_and_gets_no_echoes() -> None:
+    pair = Pair.make(ECHO, ECHO)
+    pair.a.set_echo(path=True, looped_here=False, now=0)
+    pair.b.set_echo(path=True, looped_here=True, now=0)
+    pair.run(2)
+    assert pair.sent["a"][-1][1].required_min_echo_rx == 0
+    assert pair.b.echo.packets_out == 0
+    assert pair.a.echo.packets_out > 0
+    pair.a.set_echo(path=True, looped_here=True, now=pair.now)
+    pair.run(1)
+    assert pair.b.echo.packets_out > 0, "a change is told to the peer while Up"
+    pair.b.set_echo(path=False, looped_here=True, now=pair.now)
+    before = pair.b.echo.packets_out
+    pair.run(5)
+    assert pair.b.echo.packets_out == before
+    assert [type(e) for _, e in pair.events["b"]] == [Up]
+
+
+def test_the_slower_echo_interval_of_both_holds() -> None:
+    pair = Pair.make(ECHO, Profile(echo_interval=0.5, echo_mode=True))
+    for side in (pair.a, pair.b):
+        side.set_echo(path=True, looped_here=True, now=0)
+    pair.run(20)
+    assert 38 <= pair.a.echo.packets_out <= 56
+
+
+def test_only_our_own_fresh_echoes_count() -> None:
+    pair = echoing()
+    pair.run(1)
+    echo = pair.a.echo
+    echo.on_deadline(pair.now + 1)
+    (payload,) = echo.pending()
+    assert not echo.returned(payload[:-1] + bytes((payload[-1] ^ 1,)), pair.now), "the secret is wrong"
+    assert echo.returned(payload, pair.now)
+    assert not echo.returned(payload, pair.now), "a replay proves nothing"
+    assert not pair.b.echo.returned(payload, pair.now)
+
+
+def test_lateness_is_counted_while_up() -> None:
+    pair = Pair.make()
+    pair.run(1)
+    lateness = pair.a._lateness
+    before = lateness.count
+    pair.a.on_deadline(pair.a.deadline() + 0.012)
+    assert lateness.count == before + 1
+    assert lateness.longest == pytest.approx(0.012)
 
 
 def test_scapy_reads_ours_and_we_read_scapys() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from metallb_common.obs import logs
 from metallb_common.obs.metrics import Family, Labels
+from metallb_speaker.announcer.bfd.lateness import BOUNDS
 from metallb_speaker.announcer.bgp.fsm import State
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.record import Record
@@ -185,6 +186,8 @@ class Routing:
                     session.packets_out,
                     session.up_events,
                     session.down_events,
+                    session.echo.packets_in,
+                    session.echo.packets_out,
                 )
                 for name, value in zip(_BFD, values, strict=True):
                     bfd[name][(peer.address,)] = float(value)
@@ -206,6 +209,21 @@ class Routing:
         )
         for name, (text, kind) in _BFD.items():
             yield Family(name, text, kind, ("peer",), bfd[name])
+        late = self.machine.lateness
+        yield Family(
+            "metallb_bfd_send_late_packets",
+            "Number of BFD control packets of sessions that are up, by the seconds that they left after their time",
+            "counter",
+            ("within",),
+            {(str(bound),): float(n) for bound, n in zip((*BOUNDS, "+Inf"), late.buckets, strict=True)},
+        )
+        yield Family(
+            "metallb_bfd_send_late_max_seconds",
+            "The longest that a BFD control packet left after its time",
+            "gauge",
+            (),
+            {(): late.longest},
+        )
 
 
 _BFD = {
@@ -214,4 +232,6 @@ _BFD = {
     "metallb_bfd_control_packet_output": ("Number of sent BFD control packets", "counter"),
     "metallb_bfd_session_up_events": ("Number of BFD session up events", "counter"),
     "metallb_bfd_session_down_events": ("Number of BFD session down events", "counter"),
+    "metallb_bfd_echo_packet_input": ("Number of received BFD echo packets", "counter"),
+    "metallb_bfd_echo_packet_output": ("Number of sent BFD echo packets", "counter"),
 }

@@ -1,6 +1,7 @@
 """One BFD session in asynchronous mode (RFC 5880 section 6.8), sans-IO, `now` in seconds.
 
 The peer's packets come in by `receive`, ours leave by `pending`. Intervals inside are seconds.
+The Echo function is in `echo.py`; echo packets leave by `echoes` and come back by `echo_returned`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import random
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from .echo import Echo
+from .lateness import Lateness
 from .wire import Diagnostic, Packet, State
 
 #: While not Up, no faster than once a second (RFC 5880 section 6.8.3).
@@ -66,7 +69,15 @@ TABLE: MappingProxyType[tuple[State, State], State] = MappingProxyType(
 class Session:
     """Keeps one session with one peer; says when it comes Up and when it goes Down, once each."""
 
-    def __init__(self, profile: Profile, discriminator: int, now: float, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        discriminator: int,
+        now: float,
+        rng: random.Random | None = None,
+        lateness: Lateness | None = None,
+    ) -> None:
+        """`lateness` counts how late packets leave; it may be shared by sessions."""
         if discriminator == 0:
             raise ValueError("a discriminator is never zero (RFC 5880 section 6.8.1)")
         self.profile = profile
@@ -76,6 +87,9 @@ class Session:
         self.packets_in = self.packets_out = 0
         self.up_events = self.down_events = 0
         self._rng = rng or random.Random()  # noqa: S311 - spreads packets in time, guards no secret
+        self.echo = Echo(discriminator, self._rng)
+        self._lateness = lateness or Lateness()
+        self._remote_min_echo = 0  # microseconds; 0: the peer loops no echo packets back
         self._remote_state = State.DOWN
         self._remote_discriminator = 0
         self._remote_min_rx = 1  # microseconds; RFC 5880 section 6.8.1: initially 1
@@ -112,12 +126,37 @@ class Session:
             your_discriminator=self._remote_discriminator,
             desired_min_tx=round(self._wanted_tx() * _MICRO),
             required_min_rx=round(self.profile.receive_interval * _MICRO),
-            required_min_echo_rx=round(self.profile.echo_interval * _MICRO) if self.profile.echo_mode else 0,
+            required_min_echo_rx=round(self.profile.echo_interval * _MICRO) if self._loops_echo() else 0,
             poll=self._polling and not final,
             final=final,
             # The announcer is not the forwarding plane, but its end does not stop the kernel's forwarding:
             # C stays 0 because its end does end the packets (RFC 5880 section 4.1).
         ).encode()
+
+    def _loops_echo(self) -> bool:
+        """Said only where it is true: the profile wants it, and this node forwards (RFC 5880 section 6.8.9)."""
+        return self.profile.echo_mode and self.echo.looped_here
+
+    def set_echo(self, *, path: bool, looped_here: bool, now: float) -> None:
+        """What the edge knows: whether it can send echo packets, and whether this node loops the peer's."""
+        self.echo.path = path
+        if looped_here != self.echo.looped_here:
+            said = self._loops_echo()
+            self.echo.looped_here = looped_here
+            if said != self._loops_echo() and self.state is State.UP:
+                self._polling = True
+                self._tx_at = min(self._tx_at, now)
+        self._follow_echo(now)
+
+    def _follow_echo(self, now: float) -> None:
+        """Echo runs while Up, wished for, possible, and looped by the peer (RFC 5880 section 6.8.9).
+
+        Control packets keep their rate meanwhile (section 6.8.3 would have them slow down, but does not demand
+        it): a peer whose forwarding plane loops echoes while its control plane is dead is then seen as fast.
+        """
+        wanted = self.state is State.UP and self.profile.echo_mode and self._remote_min_echo > 0
+        interval = max(self.profile.echo_interval, self._remote_min_echo / _MICRO)
+        self.echo.run(interval if wanted else None, self.profile.detect_multiplier, now)
 
     def receive(self, packet: Packet, now: float) -> None:
         """A packet that was decoded, checked for TTL, and found to be this session's."""
@@ -136,7 +175,9 @@ class Session:
             self._tx_interval = self._wanted_tx()
             self._reschedule(now)
         self._last_heard = now
+        self._remote_min_echo = packet.required_min_echo_rx
         self._step(packet.state, now)
+        self._follow_echo(now)
         if self._tx_at == float("inf") and self._remote_min_rx:
             self._tx_at = now  # passive: the peer has called, so we answer (RFC 5880 section 6.1)
         if packet.poll:
@@ -173,6 +214,7 @@ class Session:
         self._polling = False
         self._tx_interval = self._wanted_tx()
         self._tx_at = min(self._tx_at, now)
+        self._follow_echo(now)
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -195,12 +237,17 @@ class Session:
         return self._last_heard + self.detection_time()
 
     def deadline(self) -> float:
-        return min(self._tx_at, self._detect_at())
+        return min(self._tx_at, self._detect_at(), self.echo.deadline())
 
     def on_deadline(self, now: float) -> None:
         if now >= self._detect_at():
             self._expire(now)
+        elif now >= self.echo.fails_at:
+            self._fall(Diagnostic.ECHO_FAILED, now)
+        self.echo.on_deadline(now)
         if now >= self._tx_at:
+            if self.state is State.UP:
+                self._lateness.add(now - self._tx_at)
             self._out.append(self._packet())
             self._tx_at = now + self._interval()
 
@@ -223,6 +270,7 @@ class Session:
             return
         slower = profile.transmit_interval > self.profile.transmit_interval
         self.profile = profile
+        self._follow_echo(now)
         if self.state is State.UP:
             self._polling = True
             if not slower:  # an increase waits for the Final (RFC 5880 section 6.8.3)
@@ -237,6 +285,7 @@ class Session:
         if was_up:
             self.down_events += 1
             self._events.append(Down(Diagnostic.ADMIN_DOWN, by_operator=True))
+        self._follow_echo(now)
         self._out.append(self._packet())
         self._tx_interval = SLOW
         self._tx_at = now + self._interval()

@@ -15,7 +15,7 @@ from .fsm import Event, State, step
 from .rib import RibOut, RouteAttributes
 from .settings import Address, Settings
 from .wire.capabilities import Family
-from .wire.errors import BFD_DOWN, COLLISION, CONFIGURATION_CHANGE, PEER_DECONFIGURED, Code
+from .wire.errors import BFD_DOWN, COLLISION, CONFIGURATION_CHANGE, HARD_RESET, PEER_DECONFIGURED, Code
 from .wire.messages import REFRESH_BEGIN, REFRESH_END, Notification, RouteRefresh
 from .wire.update import Network, end_of_rib
 
@@ -172,6 +172,13 @@ class Neighbor:
             connection.close(event, notification, "BFD session down" if bfd else "configuration changed", now)
             self._collect(token, now)
 
+    def hurry(self, now: float) -> None:
+        """The peer is known to be there: an attempt that is waited for is made now."""
+        if not (self._stopping or self._connections or self._dialing is not None) and now < self._retry_at < float(
+            "inf"
+        ):
+            self._retry_at, self._backoff = now, 0.0
+
     def reconfigure(self, settings: Settings, now: float) -> None:
         """Take new settings: the session is reset, since an OPEN or the transport carries them."""
         self.settings = settings
@@ -184,9 +191,14 @@ class Neighbor:
         if not self._connections and not self._stopping:
             self._retry_at = now
 
-    @staticmethod
-    def _goodbye(text: str, deconfigured: bool) -> Notification:
-        return Notification(Code.CEASE, PEER_DECONFIGURED) if deconfigured else Notification.shutdown(text)
+    def _goodbye(self, text: str, deconfigured: bool) -> Notification:
+        if not deconfigured:
+            return Notification.shutdown(text)
+        agreed = self.connection.negotiated if self.connection else None
+        if agreed is not None and agreed.graceful_restart and agreed.peer_notification:
+            # Else the peer would keep our routes for the restart time (RFC 8538 section 3.1).
+            return Notification(Code.CEASE, HARD_RESET, bytes((Code.CEASE, PEER_DECONFIGURED)))
+        return Notification(Code.CEASE, PEER_DECONFIGURED)
 
     # --- what the edge tells ----------------------------------------------------------------------
 

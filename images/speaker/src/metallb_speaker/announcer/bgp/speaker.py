@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from metallb_speaker.announcer.bfd.lateness import Lateness
 from metallb_speaker.announcer.bfd.session import Down, Profile, Session
 from metallb_speaker.announcer.bfd.session import Up as BfdUp
 from metallb_speaker.announcer.bfd.wire import Diagnostic
@@ -87,6 +88,10 @@ class BgpSpeaker:
         self._neighbors: dict[str, Neighbor] = {}
         self._leaving: dict[str, Neighbor] = {}  # removed from the configuration, still saying good-bye
         self._bfd: dict[str, Session] = {}
+        self._by_discriminator: dict[int, str] = {}
+        self._ending: dict[str, tuple[BgpPeer, Session]] = {}  # AdminDown still to be sent
+        self.lateness = Lateness()
+        self.bfd_generation = 0  # grows when sessions come, go, or get other addresses
         self._had_session: set[str] = set()
         self._events: list[PeerEvent] = []
         self._stopping = False
@@ -97,6 +102,7 @@ class BgpSpeaker:
         """All neighbours and BFD profiles. Unchanged neighbours notice nothing."""
         self._timers = {t.key: t for t in timers}
         wanted = {p.key: p for p in peers}
+        self.bfd_generation += 1
         for key in self._peers.keys() - wanted.keys():
             self._remove(key, now)
         for peer in wanted.values():
@@ -152,8 +158,7 @@ class BgpSpeaker:
     def _bind_bfd(self, peer: BgpPeer, now: float) -> None:
         timers = self._timers.get(peer.bfd_profile) if peer.bfd_profile else None
         if timers is None:
-            if (session := self._bfd.pop(peer.key, None)) is not None:
-                session.shutdown(now)
+            self._end_bfd(peer.key, peer, now)
             return
         profile = Profile(
             receive_interval=timers.receive_interval_ms / 1000,
@@ -167,17 +172,31 @@ class BgpSpeaker:
         if peer.key in self._bfd:
             self._bfd[peer.key].set(profile, now)
             return
-        used = {s.discriminator for s in self._bfd.values()}
+        used = self._by_discriminator
         discriminator = next(d for d in iter(lambda: self._rng.randrange(1, 1 << 32), 0) if d not in used)
-        self._bfd[peer.key] = Session(profile, discriminator, now, self._rng)
+        self._ending.pop(peer.key, None)
+        self._bfd[peer.key] = Session(profile, discriminator, now, self._rng, self.lateness)
+        self._by_discriminator[discriminator] = peer.key
+
+    def _end_bfd(self, key: str, peer: BgpPeer, now: float) -> None:
+        """AdminDown, so that the peer does not take it for a failure; `ending_bfd` has it sent."""
+        if (session := self._bfd.pop(key, None)) is not None:
+            del self._by_discriminator[session.discriminator]
+            session.shutdown(now)
+            self._ending[key] = (peer, session)
+
+    def ending_bfd(self) -> list[tuple[BgpPeer, Session]]:
+        """Sessions that were taken down, each once: send what they have pending."""
+        out = list(self._ending.values())
+        self._ending.clear()
+        return out
 
     def _remove(self, key: str, now: float) -> None:
-        del self._peers[key]
+        peer = self._peers.pop(key)
         neighbor = self._neighbors.pop(key)
         neighbor.stop(now, deconfigured=True)
         self._leaving[key] = neighbor
-        if (session := self._bfd.pop(key, None)) is not None:
-            session.shutdown(now)
+        self._end_bfd(key, peer, now)
 
     def stop(self, now: float, text: str = "") -> None:
         """Leave in order: BFD first says that it is no failure, then each neighbour is left as it was agreed."""
@@ -208,7 +227,7 @@ class BgpSpeaker:
         return self._bfd.get(key)
 
     def bfd_by_discriminator(self, discriminator: int) -> str | None:
-        return next((k for k, s in self._bfd.items() if s.discriminator == discriminator), None)
+        return self._by_discriminator.get(discriminator)
 
     def bfd_by_address(self, address: str) -> str | None:
         return next((k for k in self._bfd if self._peers[k].address == address), None)
@@ -244,6 +263,7 @@ class BgpSpeaker:
             for event in session.events():
                 if isinstance(event, BfdUp):
                     self._events.append(PeerEvent(key, "bfdUp"))
+                    self._neighbors[key].hurry(now)  # the path works: no need to sit out a long back-off
                 else:
                     self._bfd_down(key, event, now)
         for key, neighbor in [*self._neighbors.items(), *self._leaving.items()]:
@@ -288,6 +308,14 @@ class BgpSpeaker:
                         "received": connection.updates_received if connection else 0,
                     },
                     "bfd": bfd.state.name if bfd else None,
+                    "bfd_diagnostic": bfd.diagnostic.name if bfd else None,
+                    "bfd_echo": {
+                        "active": bfd.echo.active,
+                        "sent": bfd.echo.packets_out,
+                        "received": bfd.echo.packets_in,
+                    }
+                    if bfd
+                    else None,
                 }
             )
         return out

@@ -10,9 +10,12 @@ import socket
 import struct
 from collections import Counter
 
+from metallb_speaker.announcer.bfd.session import Session
 from metallb_speaker.announcer.bfd.wire import CONTROL_PORT, MULTIHOP_PORT, DecodeError, Packet
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.edge.echo import EchoEdge
 from metallb_speaker.announcer.layer2.api import Unwatch, Watch
+from metallb_speaker.desired import BgpPeer
 
 #: Packets that one socket may read in a turn.
 BATCH = 64
@@ -29,11 +32,27 @@ class BfdEdge:
         self._watch, self._unwatch = watch, unwatch
         self._receivers: dict[tuple[int, int], socket.socket] = {}  # (version, port)
         self._senders: dict[str, tuple[tuple[str, str], socket.socket]] = {}  # peer -> ((address, source), socket)
+        self._echo = EchoEdge(speaker, watch, unwatch)
         self.dropped: Counter[str] = Counter()  # by reason
-        self.errors: dict[str, str] = {}  # peer or port -> why it cannot work
+        self._errors: dict[str, str] = {}  # peer or port -> why it cannot work
+        self._followed = -1  # the machine's generation that the sockets are for
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """By peer or port, why it cannot work."""
+        return {**self._errors, **self._echo.errors}
 
     def follow(self, now: float) -> None:
         """Open what the sessions need, close what none needs, send what is pending."""
+        for peer, session in self._speaker.ending_bfd():
+            self._send(peer.key, peer, session)
+        if self._followed != self._speaker.bfd_generation:
+            self._followed = self._speaker.bfd_generation
+            self._open_needed()
+        self._echo.follow(now)
+        self.flush()
+
+    def _open_needed(self) -> None:
         needed = set()
         for key in self._speaker.bfd_sessions():
             peer = self._speaker.peer(key)
@@ -48,7 +67,6 @@ class BfdEdge:
             self._open(version, port)
         for key in self._senders.keys() - self._speaker.bfd_sessions().keys():
             self._senders.pop(key)[1].close()
-        self.flush()
 
     def _open(self, version: int, port: int) -> None:
         try:
@@ -65,9 +83,10 @@ class BfdEdge:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
                 sock.bind(("::", port))
         except OSError as error:
-            self.errors[f"port {port}"] = f"cannot receive BFD: {error}"
+            self._errors[f"port {port}"] = f"cannot receive BFD: {error}"
+            self._followed = -1  # tried again in the next turn: the port may be held by the speaker before us
             return
-        self.errors.pop(f"port {port}", None)
+        self._errors.pop(f"port {port}", None)
         self._receivers[version, port] = sock
         self._watch(sock.fileno(), lambda now: self._read(sock, port, now))
 
@@ -105,10 +124,7 @@ class BfdEdge:
             return
         session.receive(packet, now)
 
-    def _sender(self, key: str) -> socket.socket | None:
-        peer = self._speaker.peer(key)
-        if peer is None:
-            return None
+    def _sender(self, key: str, peer: BgpPeer) -> socket.socket | None:
         wanted = (peer.address, peer.source)
         if key in self._senders:
             if self._senders[key][0] == wanted:
@@ -128,10 +144,10 @@ class BfdEdge:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
             self._bind(sock, peer.source or ("0.0.0.0" if v4 else "::"))  # noqa: S104
         except OSError as error:
-            self.errors[key] = f"cannot send BFD: {error}"
+            self._errors[key] = f"cannot send BFD: {error}"
             sock.close()
             return None
-        self.errors.pop(key, None)
+        self._errors.pop(key, None)
         self._senders[key] = (wanted, sock)
         return sock
 
@@ -147,18 +163,23 @@ class BfdEdge:
     def flush(self) -> None:
         """Send what the sessions have pending."""
         for key, session in self._speaker.bfd_sessions().items():
-            packets = session.pending()
-            if not packets:
-                continue
-            peer, sock = self._speaker.peer(key), self._sender(key)
-            if sock is None or peer is None:
-                continue
-            port = MULTIHOP_PORT if peer.multihop else CONTROL_PORT
-            for packet in packets:
-                with contextlib.suppress(OSError):  # no route now: that is what BFD is to find out
-                    sock.sendto(packet, (peer.address, port))
+            peer = self._speaker.peer(key)
+            if peer is not None:
+                self._send(key, peer, session)
+                self._echo.send(key, session)
+
+    def _send(self, key: str, peer: BgpPeer, session: Session) -> None:
+        packets = session.pending()
+        sock = self._sender(key, peer) if packets else None
+        if sock is None:
+            return
+        port = MULTIHOP_PORT if peer.multihop else CONTROL_PORT
+        for packet in packets:
+            with contextlib.suppress(OSError):  # no route now: that is what BFD is to find out
+                sock.sendto(packet, (peer.address, port))
 
     def close(self) -> None:
+        self._echo.close()
         for sock in self._receivers.values():
             self._unwatch(sock.fileno())
             sock.close()
