@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 STOP_WAIT = 1.5
 #: Seconds between two writings of what is desired, at least.
 KEEP_EVERY = 2.0
+#: Seconds between two looks for cyclic garbage, and new objects that one may cost at most (half a millisecond).
+TIDY_EVERY = 20.0
+TIDY_MOST = 5000
 
 
 def run(options: app.Options, stop: app.Stop, argv: Sequence[str]) -> int:
@@ -66,9 +69,9 @@ def _run(options: app.Options, stop: app.Stop, argv: Sequence[str], output: Outp
     pages.clear()
     pages.update(process.pages())
     logs.info(op="startup", msg="announcer running", version=__version__, node=options.text("node-name"))
-    # Everything that lives as long as the process: collections need never look at it again.
-    gc.collect()
-    gc.freeze()
+    # A collection of everything would stop the loop for milliseconds: `_tidy` looks at what is new only.
+    gc.disable()
+    _tidy(loop, loop.clock(), most=1 << 62)
     loop.watch(stop.fileno(), lambda now: process.stop(now, stop), Priority.SIGNAL)
     while not process.finished:
         loop.turn()
@@ -78,6 +81,17 @@ def _run(options: app.Options, stop: app.Stop, argv: Sequence[str], output: Outp
     loop.close()
     logs.info(op="shutdown", msg="stopped")
     return 0
+
+
+def _tidy(loop: Loop, now: float, most: int = TIDY_MOST) -> None:
+    """Collect cyclic garbage among the objects that are new, then never look at the others again.
+
+    Items of `Desired` hold no cycles and go by their reference counts, so a large load is just taken as lasting.
+    """
+    if gc.get_count()[0] < most:
+        gc.collect()
+    gc.freeze()
+    loop.at(now + TIDY_EVERY, lambda now: _tidy(loop, now))
 
 
 def _explain(failure: OSError) -> str:
