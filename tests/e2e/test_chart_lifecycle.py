@@ -73,26 +73,34 @@ def test_helm_test_fails_when_no_address_answers(lab: Cluster) -> None:
     assert "no address after 50 s" in told.stdout + told.stderr
 
 
-def install_with_ct(lab: Cluster, clone: Path, files: list[str]) -> str:
-    """`ct install --upgrade` in a clone of the tree, with these files of chart/ci."""
-    branch = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
-    subprocess.run(["git", "clone", "-q", str(product.ROOT), str(clone)], check=True, timeout=60)
-    shutil.rmtree(clone / "chart")
-    shutil.copytree(product.CHART, clone / "chart")
-    for path in (clone / "chart" / "ci").iterdir():
+def install_with_ct(lab: Cluster, folder: Path, files: list[str]) -> str:
+    """`ct install --upgrade` with these files of chart/ci, in a repository of its own that holds the tree's chart."""
+    work, origin = folder / "work", folder / "origin.git"
+    shutil.copytree(product.CHART, work / "chart")
+    shutil.copy(product.ROOT / "ct.yaml", work)
+    for path in (work / "chart" / "ci").iterdir():
         if path.name.removesuffix("-values.yaml") not in files:
             path.unlink()
-    # What stands on main is the previous revision; one more commit makes a change that ct notices.
-    with open(clone / "chart" / "Chart.yaml", "a") as about:
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        subprocess.run(["git", *identity, *arguments], cwd=work, check=True, timeout=60, capture_output=True)
+
+    # The previous revision is main's, and one more commit the change that ct notices.
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("commit", "-q", "-m", "before")
+    git("clone", "-q", "--bare", ".", str(origin))
+    git("remote", "add", "origin", str(origin))
+    git("fetch", "-q", "origin")
+    git("checkout", "-q", "-b", "change")
+    with open(work / "chart" / "Chart.yaml", "a") as about:
         about.write("# changed\n")
-    head = subprocess.run(["git", "branch", "--show-current"], cwd=clone, capture_output=True, text=True, check=True)
-    for argv in (["checkout", "-q", "-b", "change"], ["add", "-A"], ["commit", "-q", "-m", "change"]):
-        subprocess.run([*branch, *argv], cwd=clone, check=True, timeout=60)
+    git("commit", "-q", "-a", "-m", "change")
     command = [str(toolchain.path("ct")), "install", "--config", "ct.yaml", "--charts", "chart", "--upgrade"]
-    command += ["--target-branch", head.stdout.strip(), "--namespace", product.NAMESPACE]
-    command += ["--release-label", "app.kubernetes.io/instance"]
+    command += ["--namespace", product.NAMESPACE, "--release-label", "app.kubernetes.io/instance"]
     env: dict[str, str] = dict(os.environ) | lab.environment
-    told = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False, timeout=1500)
+    told = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, check=False, timeout=1500)
     assert told.returncode == 0, (told.stdout + told.stderr)[-4000:]
     return told.stdout + told.stderr
 
@@ -113,7 +121,7 @@ def test_chart_testing_installs_and_upgrades(lab: Cluster, tmp_path: Path, files
     for name in ("peer-two", "site-bgp"):
         lab.kubectl(*N, "create", "secret", "generic", name, "--from-literal=md5=x")
     try:
-        said = install_with_ct(lab, tmp_path / "clone", files)
+        said = install_with_ct(lab, tmp_path, files)
     finally:
         lab.kubectl(*N, "delete", "secret", "peer-two", "site-bgp", "--ignore-not-found")
     assert "All charts installed successfully" in said
