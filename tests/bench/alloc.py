@@ -122,12 +122,17 @@ async def delete_all(api: Api, prefix: str, count: int) -> None:
 async def measure(here: Lab, count: int, restart: bool) -> list[str]:
     api = await connect(here.server.kubeconfig())
     out: list[str] = []
-    limit_services = await create_all(api, count, "limit")
+
+    async def limit_now(prefix: str) -> tuple[float, str]:
+        made = await create_all(api, count, prefix)
+        with Probe(here) as beside:
+            took = await machine_limit(api, made)
+        await delete_all(api, prefix, count)
+        return took, beside.text()
+
     with Probe(here) as quiet:
         await asyncio.sleep(1.0)
-    with Probe(here) as beside_limit:
-        limit = await machine_limit(api, limit_services)
-    await delete_all(api, "limit", count)
+    before, beside_limit = await limit_now("before")
 
     controller = here.controller()
     await asyncio.to_thread(wait, controller.leading, 20)
@@ -148,11 +153,6 @@ async def measure(here: Lab, count: int, restart: bool) -> list[str]:
     found = [ips for key, ips in here.addresses().items() if key.startswith("default/s")]
     assert len(set(found)) == len(found) == count, "not every Service has its own address"
     assert all(found), "not every Service has an address"
-    out.append(
-        f"{count:>6} pending  {took:6.2f} s ({count / took:.0f}/s)  limit {limit:6.2f} s  ratio {took / limit:.2f}  "
-        f"CPU {cpu:.2f} s ({1000 * cpu / count:.2f} ms each)  RSS {idle_rss:.1f} -> {rss:.1f} MiB  "
-        f"others: quiet {quiet.text()}, beside the limit {beside_limit.text()}, beside us {beside_us.text()}"
-    )
     if restart:
         for how in ("stop", "kill"):
             controller.stop() if how == "stop" else controller.kill()
@@ -161,15 +161,23 @@ async def measure(here: Lab, count: int, restart: bool) -> list[str]:
             path = SERVICES.path("default", f"new-{how}-0")
             while not ((await api.request("GET", path))["status"]["loadBalancer"].get("ingress")):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
-            took = time.monotonic() - controller.started
-            out.append(f"{count:>6} there    {how} and start: first new address after {took:.2f} s")
+            seconds = time.monotonic() - controller.started
+            out.append(f"{count:>6} there    {how} and start: first new address after {seconds:.2f} s")
         after = {key: ips for key, ips in here.addresses().items() if key.startswith("default/s")}
         assert sorted(after.values()) == sorted(found), "a restart changed an address"
     controller.kill()
     await delete_all(api, "s", count)
+    after, _ = await limit_now("after")  # a machine's limit drifts: measured on both sides
     await api.close()
     here.clear()
-    return out
+    ratio = took / ((before + after) / 2)
+    line = (
+        f"{count:>6} pending  {took:6.2f} s ({count / took:.0f}/s)  "
+        f"limit {before:.2f} and {after:.2f} s  ratio {ratio:.2f}  "
+        f"CPU {cpu:.2f} s ({1000 * cpu / count:.2f} ms each)  RSS {idle_rss:.1f} -> {rss:.1f} MiB  "
+        f"others: quiet {quiet.text()}, beside the limit {beside_limit}, beside us {beside_us.text()}"
+    )
+    return [line, *out]
 
 
 async def while_creating(here: Lab, count: int) -> str:

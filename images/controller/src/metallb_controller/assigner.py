@@ -73,6 +73,7 @@ class Assigner:
         for key in [k for k in self.services if k not in there]:
             self._gone(key)
         for obj in objects:
+            self._outside.counted()
             self._store(obj)
         first, self.synced = not self.synced, True
         if first:
