@@ -40,6 +40,7 @@ class Peer:
     nonce: int = 0  # that we asked it to echo
     nonce_at: float = NEVER_HEARD
     hello_at: float = NEVER_HEARD  # when we last sent a hello
+    told_at: float = NEVER_HEARD  # when we last told it that we hold it for gone
     # What was heard.
     heard: float = NEVER_HEARD  # any authentic, fresh datagram
     known_alive: float = NEVER_HEARD  # that, or an answer by way of another

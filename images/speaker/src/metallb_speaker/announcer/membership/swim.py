@@ -1,12 +1,13 @@
 """Membership: SWIM with suspicion and Lifeguard, and a closer watch among neighbours; sans-IO.
 
 After Das, Gupta, Motivala 2002 ("SWIM") and Dadgar, Phillips, Currey 2018 ("Lifeguard"). `timings` has
-every number, `ring` says who watches whom, `watch` how, `table` what is believed, `transport` what is let in.
+every number, `ring` says who watches whom, `watch` how, `detector` does it, `table` what is believed,
+`transport` what is let in.
 This module owns the timers and passes messages on. `api.Members` describes the verbs.
 
 A member starts unsettled (tier NEW) and settles after `settle` seconds, or at once where nobody has been
-settled for longer than that and nobody knows it from before: a cluster that starts has nothing to protect. Whoever was cut off or stopped, and
-learns that the others gave it up, starts anew in the same way.
+settled for longer than that and nobody knows it from before: a cluster that starts has nothing to protect.
+Whoever was cut off or stopped, and learns that the others gave it up, starts anew as a returner.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from metallb_speaker.announcer.membership import probe, ring
 from metallb_speaker.announcer.membership.api import Endpoint
+from metallb_speaker.announcer.membership.detector import Detector
 from metallb_speaker.announcer.membership.events import (
     Degraded,
     Event,
@@ -30,7 +31,6 @@ from metallb_speaker.announcer.membership.events import (
     Stopped,
     Tier,
 )
-from metallb_speaker.announcer.membership.health import Health
 from metallb_speaker.announcer.membership.keys import Keyring
 from metallb_speaker.announcer.membership.messages import (
     Ack,
@@ -50,16 +50,11 @@ from metallb_speaker.announcer.membership.peers import Peer
 from metallb_speaker.announcer.membership.table import MAX_INCARNATION, Table
 from metallb_speaker.announcer.membership.timings import DEFAULT, Timings
 from metallb_speaker.announcer.membership.transport import Transport
-from metallb_speaker.announcer.membership.watch import Act, Watch
 from metallb_speaker.announcer.membership.wire import MAX_MACS
 from metallb_speaker.desired import Member
 
-#: Pings by way of others that are awaited, at most; the oldest are forgotten.
-MAX_ASKED = 256
 #: To a member that we hold for gone and that talks to us: we tell it so, at most this often.
 TELL_EVERY = 0.1
-#: Times that a probe is repeated, and others are asked, within its period.
-PROBE_ROUNDS = 2
 
 
 class Membership:
@@ -83,16 +78,8 @@ class Membership:
         self._table = Table(name, timings)
         self._net = Transport(self._table, keyring, address, port, rng, timings)
         self._enabled = bool(keyring)
-        self._health = Health()
-        self._order = probe.Order(rng)
-        self._favours = probe.Favours(timings)
-        self._probe: probe.Probe | None = None
-        self._watches: dict[str, Watch] = {}
-        self._ring_version = -1
-        self._sequence = 0
-        self._asked: dict[int, str] = {}  # sequence of a PingReq -> its target
+        self._detector = Detector(self._table, self._net, rng, timings, now)
         self._hellos: list[str] = []  # to be greeted, paced
-        self._told: dict[str, float] = {}
         self._degraded: tuple[str, ...] = ()
         # Joining and settling.
         self._listed = False
@@ -103,7 +90,6 @@ class Membership:
         self._settled_since = 0.0
         # Self-awareness.
         self._expected = now
-        self._last_heard = now
         self._last_hears_me = now
         self._cut_at = -timings.cut_memory - 1
         self._stopped_at: float | None = None
@@ -111,7 +97,6 @@ class Membership:
         self._answered = False
         # Timers.
         self._beat_at = now
-        self._period_at = now + timings.period * rng.random()
         self._contact_at = now + timings.contact
         self._hello_at = now
         self._news_at = now
@@ -191,9 +176,9 @@ class Membership:
             "enabled": self._enabled,
             "ready": self.ready,
             "generation": self.generation,
-            "localHealth": self._health.score,
+            "localHealth": self._detector.health.score,
             "blocked": list(self._degraded),
-            "neighbours": sorted(self._watches),
+            "neighbours": sorted(self._detector.watches),
             "dropped": dict(self._net.drops),
             "members": {
                 standing.name: {
@@ -214,16 +199,15 @@ class Membership:
         self._expected = now
         if late <= self._timings.lag:
             return False
-        for watch in self._watches.values():
-            watch.shift(late)
+        self._detector.late(late)
         if late <= self._timings.stopped:
-            self._health.worse()
+            self._detector.health.worse()
             return False
-        self._health.worse(2)
+        self._detector.health.worse(2)
         self._table.events.append(Stopped(late))
         self._cut_at = now
-        self._last_heard = self._last_hears_me = now
-        self._probe = None
+        self._last_hears_me = now
+        self._detector.stopped(now)
         self._stopped_at = now
         self._answered = False
         if self._enabled:
@@ -231,7 +215,7 @@ class Membership:
             self._rng.shuffle(asked)
             self._awaited = set(asked[: max(self._timings.neighbours, 8)])
             for name in self._awaited:
-                self._ping(self._table.peers[name])
+                self._detector.ping(self._table.peers[name])
         self._try_fresh(now)
         return True
 
@@ -253,12 +237,12 @@ class Membership:
         if received is None:
             return
         peer, content = received
-        self._last_heard = now
+        self._detector.last_heard = now
         self._table.generation = max(self._table.generation, content.generation)
         for message in content.messages:
             self._handle(peer, message, now)
-        if peer.record is not None and not peer.alive and now - self._told.get(peer.name, 0.0) >= TELL_EVERY:
-            self._told[peer.name] = now
+        if peer.record is not None and not peer.alive and now - peer.told_at >= TELL_EVERY:
+            peer.told_at = now
             self._net.hello(peer, now)  # it carries what we hold of it: it can refute
         self._try_ready(now)
 
@@ -271,7 +255,7 @@ class Membership:
                     known = message.name in self._table.alive
                     self._table.merge(message, now)
                     if not known and message.name in self._table.alive:
-                        self._order.add(message.name)
+                        self._detector.joined(message.name)
             case Beat(hearing):
                 if hearing:
                     peer.hears_me = self._last_hears_me = now
@@ -281,12 +265,9 @@ class Membership:
             case Ack(sequence):
                 self._acked(peer, sequence, now)
             case PingReq(sequence, target):
-                other = self._table.peers.get(target)
-                if other is not None:
-                    self._favours.add(self._ping(other), peer.name, sequence, now)
+                self._detector.favour(peer, sequence, target, now)
             case Nack(sequence):
-                if self._probe is not None and self._probe.sequence == sequence:
-                    self._probe.nacked += 1
+                self._detector.nacked(sequence)
             case Hello(nonce, _, settled_for):
                 peer.settled_for = settled_for
                 if nonce:
@@ -300,15 +281,7 @@ class Membership:
             self._awaited.discard(peer.name)
             self._answered = True
             self._try_fresh(now)
-        favour = self._favours.answered(sequence)
-        if favour is not None and favour.requester in self._table.peers:
-            self._net.send(self._table.peers[favour.requester], Ack(favour.sequence))
-        target = self._asked.pop(sequence, "")
-        if target in self._table.peers:
-            self._table.peers[target].known_alive = now
-        if self._probe is not None and self._probe.sequence == sequence and not self._probe.answered:
-            self._probe.answered = True
-            self._health.better()
+        self._detector.acked(sequence, now)
 
     def _told_of_self(self, record: Record, now: float) -> None:
         own = self._net.own
@@ -321,7 +294,7 @@ class Membership:
         if record.incarnation < own.incarnation:
             return
         if ours and record.status is Status.SUSPECT:
-            self._health.worse()
+            self._detector.health.worse()
         replaced = ours and record.status is Status.FAILED and now - self._cut_at <= self._timings.cut_memory
         if replaced:
             self._rejoin(now)
@@ -412,19 +385,12 @@ class Membership:
     def deadline(self) -> float:
         """See `api.Members.deadline`."""
         due = min(self._beat_at, self._contact_at)
-        if self._enabled:  # nobody is probed without keys: that time does not move on
-            due = min(due, self._period_at)
+        if self._enabled:  # nobody is probed without keys: those times do not move on
+            due = min(due, self._detector.deadline())
         if self._table.news and self._enabled:
             due = min(due, self._news_at)
         if self._hellos:
             due = min(due, self._hello_at)
-        if self._probe is not None and not self._probe.answered and self._probe.rounds < PROBE_ROUNDS:
-            due = min(due, self._probe.next_at)
-        due = min(due, self._favours.deadline())
-        if self._watches:
-            confirm = self._confirm(due)
-            peers = self._table.peers
-            due = min(due, *(w.deadline(peers[n].known_alive, confirm) for n, w in self._watches.items()))
         for suspicion in self._table.suspicions.values():
             due = min(due, suspicion.deadline())
         self._expected = max(due, self._expected)
@@ -442,17 +408,11 @@ class Membership:
         self._try_ready(now)
         self._try_fresh(now)
         if self._enabled:
-            self._rewire(now)
             self._note_cut(now)
-            self._step_watches(now)
-            self._step_probe(now)
-            for favour in self._favours.due(now):
-                requester = self._table.peers.get(favour.requester)
-                if requester is not None:
-                    self._net.send(requester, Nack(favour.sequence))
+            self._detector.on_deadline(now)
             if now >= self._beat_at:
                 self._beat_at = now + timings.beat * (0.95 + 0.1 * self._rng.random())
-                for name in self._watches:
+                for name in self._detector.watches:
                     peer = self._table.peers[name]
                     self._net.send(peer, Beat(now - peer.heard < timings.worry))
         elif now >= self._beat_at:
@@ -501,102 +461,22 @@ class Membership:
             self._degraded = names
             self._table.events.append(Degraded(names) if names else Restored())
 
-    def _rewire(self, now: float) -> None:
-        """Other neighbours, if others are alive."""
-        if self._ring_version == self._table.version:
-            return
-        self._ring_version = self._table.version
-        wanted = ring.neighbours(self.name, self._table.alive, self._timings.neighbours)
-        self._watches = {name: self._watches.get(name) or Watch(now, self._timings) for name in sorted(wanted)}
-
     def _note_cut(self, now: float) -> None:
         """Remember that we were cut off: nobody is heard, or nobody says that it hears us."""
         known = [p for p in self._table.peers.values() if p.record is not None and p.record.status is not Status.LEFT]
         if not known:
-            self._last_heard = self._last_hears_me = now
-        elif now - self._last_heard > self._timings.worry or now - self._last_hears_me > 2 * self._timings.worry:
+            self._detector.last_heard = self._last_hears_me = now
+        elif (
+            now - self._detector.last_heard > self._timings.worry or now - self._last_hears_me > 2 * self._timings.worry
+        ):
             self._cut_at = now
-
-    def _confirm(self, now: float) -> float:
-        """The patience of the closer watch: more while we are unwell, or seem to be the one that is cut off."""
-        patience = self._health.patience(self._timings.confirm)
-        deaf = len(self._table.alive) >= 2 and now - self._last_heard > self._timings.worry
-        return patience + self._timings.deaf_extra if deaf else patience
-
-    def _step_watches(self, now: float) -> None:
-        confirm = self._confirm(now)
-        for name, watch in list(self._watches.items()):
-            peer = self._table.peers[name]
-            for act in watch.step(now, peer.known_alive, confirm):
-                match act:
-                    case Act.PING:
-                        self._ping(peer)
-                    case Act.ASK:
-                        self._ask(peer)
-                    case Act.SUSPECT:
-                        self._table.doubt(peer, doubted=True)
-                    case Act.CLEAR:
-                        self._table.doubt(peer, doubted=False)
-                    case Act.FAIL:
-                        self._table.fail(peer, now)
-        self._rewire(now)
-
-    def _step_probe(self, now: float) -> None:
-        current = self._probe
-        if current is not None and not current.answered and current.rounds < PROBE_ROUNDS and now >= current.next_at:
-            current.rounds += 1
-            current.next_at = now + current.timeout
-            peer = self._table.peers.get(current.target)
-            if peer is not None and peer.alive and peer.known_alive < current.sent:
-                self._net.send(peer, Ping(current.sequence))
-                current.asked += self._ask(peer, current.sequence)
-        if now < self._period_at:
-            return
-        if current is not None and not current.answered:
-            peer = self._table.peers.get(current.target)
-            if peer is not None and peer.alive and peer.known_alive < current.sent:
-                self._table.suspect(peer, now)
-                if current.asked and current.nacked < current.asked:
-                    self._health.worse()
-        self._period_at = now + self._health.stretch(self._timings.period)
-        target = self._order.next(self._table.alive)
-        self._probe = None
-        if target:
-            peer = self._table.peers[target]
-            known = [p.record for p in self._table.peers.values() if p.record is not None and p.name != target]
-            sync = self._rng.sample(known, min(self._timings.sync, len(known)))
-            sequence = self._ping(peer, *sync)
-            timeout = self._health.stretch(self._timings.timeout)
-            self._probe = probe.Probe(target, sequence, now, timeout, now + timeout)
-
-    def _ping(self, peer: Peer, *more: Message) -> int:
-        """Ping, and tell a suspect that it is one (Lifeguard's buddy system). Gives the sequence."""
-        self._sequence = self._sequence + 1 & 0xFFFFFFFF
-        suspected = peer.record is not None and peer.record.status is Status.SUSPECT
-        told = (peer.record,) if suspected and peer.record is not None else ()
-        self._net.send(peer, *told, *more, Ping(self._sequence))
-        return self._sequence
-
-    def _ask(self, target: Peer, sequence: int = 0) -> int:
-        """Ask others to ping `target`; gives how many."""
-        if not sequence:
-            self._sequence = sequence = self._sequence + 1 & 0xFFFFFFFF
-        others = sorted(self._table.alive - {target.name})
-        helpers = self._rng.sample(others, min(self._timings.helpers, len(others)))
-        if helpers:
-            if len(self._asked) >= MAX_ASKED:
-                del self._asked[next(iter(self._asked))]
-            self._asked[sequence] = target.name
-        for name in helpers:
-            self._net.send(self._table.peers[name], PingReq(sequence, target.name))
-        return len(helpers)
 
     def _tell_news(self, now: float) -> None:
         """What everybody should know at once goes to the neighbours and to a few others, who do the same."""
         self._table.news = False
         self._news_at = now + self._timings.news_every
-        others = sorted(self._table.alive - self._watches.keys())
-        chosen = [*self._watches, *self._rng.sample(others, min(self._timings.fanout, len(others)))]
+        others = sorted(self._table.alive - self._detector.watches.keys())
+        chosen = [*self._detector.watches, *self._rng.sample(others, min(self._timings.fanout, len(others)))]
         for name in chosen:
             peer = self._table.peers[name]
             self._net.send(peer, Beat(now - peer.heard < self._timings.worry), most=64)
