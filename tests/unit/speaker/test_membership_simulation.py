@@ -326,6 +326,22 @@ def test_udp_blocked_from_the_start_follows_the_cluster() -> None:
         assert [type(e) for _, e in node.heard if isinstance(e, m.Degraded)] == [m.Degraded]
 
 
+def test_udp_blocked_from_the_start_a_power_off_is_noticed_on_the_wire() -> None:
+    """A node that was seen there and is not any more, while the cluster still calls it alive."""
+    cluster = Cluster(3)
+    cluster.groups = [group(ip, cluster.nodes) for ip in ADDRESSES]
+    for node in cluster.nodes.values():
+        node.silenced = True
+    cluster.start()
+    cluster.run(20)
+    cluster.forget_history()
+    cluster.power_off("node-1")
+    cluster.run(6)
+    assert owners(cluster) == elected(cluster, {"node-0", "node-2"})
+    assert max(cluster.gaps.values()) <= 3.5
+    assert max(cluster.doubles.values(), default=0) <= 1.0
+
+
 @pytest.mark.parametrize("keyring", [NO_KEYS, Keyring.from_text("")])
 def test_without_a_key_nothing_is_sent_and_the_cluster_decides(keyring: Keyring) -> None:
     cluster = Cluster(3, keyring=keyring)
@@ -428,3 +444,29 @@ def test_chaos_ends_in_agreement(seed: int) -> None:
     cluster.run(10)
     assert moves(cluster) == set()
     assert cluster.failures() == []
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize(("size", "crashed"), [(100, 1), (100, 10), (500, 1), (500, 50)])
+def test_large_clusters(size: int, crashed: int) -> None:
+    """Detection in time, no false alarm at 10 % loss, and the load of ten members."""
+    cluster = Cluster(size, seed=size, owning=False)
+    cluster.start()
+    cluster.run(5)
+    assert cluster.agreed()
+    cluster.loss = 0.1
+    cluster.forget_history()
+    cluster.run(10)
+    assert cluster.failures() == []
+    rate = max(node.sent for node in cluster.nodes.values()) / 10
+    victims = list(cluster.nodes)[:crashed]
+    start = cluster.now
+    cluster.power_off(*victims)
+    cluster.run(4)
+    noticed = cluster.failures()
+    worst = max(when for when, _, _ in noticed) - start
+    print(f"{size} members, {crashed} crashed: all noticed after {worst:.2f} s, {rate:.1f} packets/s a member")
+    assert {whom for _, _, whom in noticed} == set(victims)
+    assert cluster.agreed()
+    assert worst <= 1.6
+    assert rate <= 55

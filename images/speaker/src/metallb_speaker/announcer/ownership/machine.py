@@ -3,10 +3,9 @@
 Every group is elected by the same rule on every node (`groups`), over the tiers of membership: settled members
 first, then newcomers, then those who leave. What follows from a result is in `states`:
 
-* A group whose owner is dead, or that nobody had, is taken at once.
-* A group that a live node holds is taken after `MOVE_GRACE`; then the successor answers first, sends its
-  gratuitous frames, and claims it; the old owner falls silent on the claim (or on the frame).
-* A group that goes to another live node is offered to it (Handover), and answered for until its claim comes.
+* Whose owner is dead, or that nobody had, is taken at once.
+* What a live node holds is taken after `MOVE_GRACE`: the successor answers, announces, and claims; on that the other stops.
+* What goes to another live node is offered to it (Handover), and answered for until its claim comes.
 
 Between two who both own a group the claim of the newer view wins, then the election's order.
 A node that membership gave up but that answers on the wire counts as alive (`wirecheck`).
