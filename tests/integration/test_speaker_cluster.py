@@ -233,5 +233,12 @@ def test_two_containers(lab: Lab) -> None:
         announcer.start()
         assert until(lambda: answers(lab.client, ADDRESS) == mac(lab.node), 10)
         assert until(announcer.ready, 10)
+        # A cluster half that hangs shows in the readiness and in a gauge, and takes nothing down.
+        cluster.send(signal.SIGSTOP)
+        assert until(lambda: not announcer.ready(), 15, 0.5)
+        assert announcer.metric("metallb_speaker_cluster_up") == 0
+        assert answers(lab.client, ADDRESS) == mac(lab.node)
+        cluster.send(signal.SIGCONT)
+        assert until(announcer.ready, 10)
         assert cluster.stop() == 0
         assert answers(lab.client, ADDRESS) == mac(lab.node)
