@@ -26,7 +26,6 @@ from metallb_controller.configs import Configs, Settings, Source, owner_referenc
 from metallb_controller.lease import Lease
 from metallb_controller.metrics import Metrics
 from metallb_controller.plan import Say
-from metallb_controller.tracked import Tracked
 from metallb_controller.wishes import Rules
 
 COMPONENT = "metallb-controller"
@@ -80,7 +79,7 @@ class Term:
         self._selective = asyncio.Event()  # a pool selects namespaces by label
         self.assigner = Assigner(rules, self)
         self.writer = Writer(api, self.assigner, recorder, lease.valid, metrics.update_errors.inc, metrics.writes.inc)
-        self.services = ListWatch(api, SERVICES, Tracked.from_json, self.assigner)
+        self.services = ListWatch(api, SERVICES, self.assigner.parse, self.assigner)
 
     async def run(self) -> None:
         self._configs.lead(self.assigner)
