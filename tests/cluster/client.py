@@ -25,8 +25,8 @@ class KubeClient:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment with KUBECONFIG of this cluster, and the pinned kubectl and helm first on PATH."""
-        folders = dict.fromkeys(str(toolchain.path(c).parent) for c in ("kubectl", "helm"))
+        """The environment with KUBECONFIG of this cluster, and the pinned kubectl, helm and ctr first on PATH."""
+        folders = dict.fromkeys(str(toolchain.path(c).parent) for c in ("kubectl", "helm", "ctr"))
         path = os.pathsep.join([*folders, os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
