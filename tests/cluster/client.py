@@ -25,8 +25,9 @@ class KubeClient:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment with KUBECONFIG of this cluster, and the pinned kubectl, helm and ctr first on PATH."""
-        folders = dict.fromkeys(str(toolchain.path(c).parent) for c in ("kubectl", "helm", "ctr"))
+        """The environment with KUBECONFIG of this cluster, and the pinned kubectl and helm (ctr, if built) first on PATH."""
+        programs = [toolchain.path("kubectl"), toolchain.path("helm"), toolchain.find("ctr")]
+        folders = dict.fromkeys(str(p.parent) for p in programs if p)
         path = os.pathsep.join([*folders, os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
