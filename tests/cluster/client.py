@@ -25,7 +25,7 @@ class KubeClient:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment with KUBECONFIG of this cluster; the pinned kubectl, helm and (if built) ctr first on PATH."""
+        """The environment with KUBECONFIG of this cluster; the pinned kubectl, helm, ctr (if built) first in PATH."""
         programs = [toolchain.path("kubectl"), toolchain.path("helm"), toolchain.find("ctr")]
         folders = dict.fromkeys(str(p.parent) for p in programs if p)
         path = os.pathsep.join([*folders, os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
