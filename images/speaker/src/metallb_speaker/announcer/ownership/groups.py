@@ -34,6 +34,7 @@ class Entry:
     order: tuple[str, ...]
     behind: tuple[str, ...] = ()
     owner: str = ""
+    winner: str = ""  # of the last election: not the owner yet while a hand-over is under way
 
     @property
     def listed(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Every group is elected by the same rule on every node (`groups`), over the tiers
 first, then newcomers, then those who leave. What follows from a result is in `states`:
 
 * Whose owner is dead, or that nobody had, is taken at once.
-* What a live node holds is taken after `MOVE_GRACE`: the successor answers, announces, and claims; on that the other stops.
+* What a live node holds is taken after `MOVE_GRACE`: the successor answers, announces, claims; then the other stops.
 * What goes to another live node is offered to it (Handover), and answered for until its claim comes.
 
 Between two who both own a group the claim of the newer view wins, then the election's order.
@@ -36,6 +36,7 @@ from metallb_speaker.announcer.ownership.events import (
 )
 from metallb_speaker.announcer.ownership.groups import Entry, Groups
 from metallb_speaker.announcer.ownership.outbox import Outbox
+from metallb_speaker.announcer.ownership.report import describe, owned_group
 from metallb_speaker.announcer.ownership.states import (
     ANSWERING,
     HOLD,
@@ -66,7 +67,7 @@ class Ownership:
         self._owned: dict[str, OwnedGroup] = {}
         self._standings: Mapping[str, Standing] = {}
         self._ready = False
-        self._own_tier: Tier | None = None
+        self._tiers: dict[str, Tier] = {}  # as of the last evaluation
         self._generation = 0
         self._outbox = Outbox()
         self._wire = WireCheck(self._pick)
@@ -94,7 +95,7 @@ class Ownership:
             return
         entry = self._groups.put(group)
         if group.key in self._owned:
-            changed = _owned_group(group, check=True)
+            changed = owned_group(group, check=True)
             if changed != self._owned[group.key]:
                 self._owned[group.key] = changed
                 self._events.append(Updated(group.key))
@@ -118,13 +119,14 @@ class Ownership:
         taken = members.events()
         touched: dict[str, None] = {}
         received: list[membership.Received] = []
+        bereft: list[str] = []
         for event in taken:
             match event:
                 case membership.Received():
                     received.append(event)
                 case membership.Joined(name) | membership.Changed(name) | membership.Cleared(name):
                     if isinstance(event, membership.Joined) and name not in self._wire.kept():
-                        self._disbelieve(name)
+                        bereft += self._disbelieve(name)
                     self._heard(name, now)
                     touched[name] = None
                 case membership.Suspect(name):
@@ -141,14 +143,15 @@ class Ownership:
                 case _:
                     pass
         self._ask_wire(now)
-        own = self._standings.get(self.me)
         touched[self.me] = None
-        if members.ready != self._ready or own is None:
+        if members.ready != self._ready:
             self._ready = members.ready
             self._evaluate_all(now)
         else:
             for name in touched:
                 self._evaluate_touched(name, now)
+            for key in bereft:
+                self._evaluate(self._groups.entries[key], now)
         for message in received:
             self._receive(message.sender, message.message, basis, now)
         self.on_deadline(now)
@@ -164,10 +167,12 @@ class Ownership:
         elif (standing is not None and standing.tier is not Tier.SILENT) or standing is None or standing.cluster_only:
             self._unkeep(name)
 
-    def _disbelieve(self, name: str) -> None:
-        """A process that has just begun, or begun anew, holds nothing."""
-        for key in list(self._groups.owned_by(name)):
+    def _disbelieve(self, name: str) -> list[str]:
+        """A process that has just begun, or begun anew, holds nothing. The keys that it was believed to own."""
+        keys = list(self._groups.owned_by(name))
+        for key in keys:
             self._groups.believe(self._groups.entries[key], "")
+        return keys
 
     def _unkeep(self, name: str) -> None:
         if self._wire.cleared(name):
@@ -327,27 +332,32 @@ class Ownership:
     # --- election and transitions ------------------------------------------------------------------------
 
     def _evaluate_all(self, now: float) -> None:
+        self._tiers = {name: self._tier(name) for name in (*self._standings, self.me)}
         for entry in list(self._groups.entries.values()):
             self._evaluate(entry, now)
 
     def _evaluate_touched(self, node: str, now: float) -> None:
-        if node == self.me and not self._own_changed():
+        """Elect again where it can matter that `node`'s tier has changed, if it has."""
+        tier, before = self._tier(node), self._tiers.get(node, Tier.SILENT)
+        self._tiers[node] = tier
+        if tier is before:
             return
+        worse = tier > before
         for key in self._groups.touched(node, self._tier):
-            self._evaluate(self._groups.entries[key], now)
-
-    def _own_changed(self) -> bool:
-        tier = self._tier(self.me)
-        changed, self._own_tier = tier is not self._own_tier, tier
-        return changed
+            entry = self._groups.entries[key]
+            # A node that got worse changes nothing where it had not won.
+            if worse and node not in (entry.winner, entry.owner) and key not in self._due:
+                continue
+            self._evaluate(entry, now)
 
     def _evaluate(self, entry: Entry, now: float) -> None:
         """Elect, and do what follows."""
         group, key = entry.group, entry.group.key
+        entry.winner = ""
         if not self._ready or self._handed_over:
             self._apply(entry, Input.DROP, now, Lost(key, "notOwner", "stopped"))
             return
-        winner = self._groups.elect(entry, self._tier)
+        winner = entry.winner = self._groups.elect(entry, self._tier)
         if not winner:
             self._apply(entry, Input.DROP, now, Lost(key, group.reason or "notOwner", "nobody"))
             self._groups.believe(entry, "")
@@ -402,7 +412,7 @@ class Ownership:
         live = previous not in ("", self.me) and self._tier(previous) is not Tier.SILENT
         if old is not State.YIELDING:
             # Whoever is known to answer still, or to have answered until now by us, need not be looked for.
-            self._owned[key] = _owned_group(entry.group, check=not (live or previous == self.me))
+            self._owned[key] = owned_group(entry.group, check=not (live or previous == self.me))
             self._events.append(Acquired(key, "" if previous == self.me else previous))
         if live:
             self._outbox.claim(previous, key, now)
@@ -477,25 +487,4 @@ class Ownership:
 
     def status(self) -> dict[str, Any]:
         """See `api.Owner.status`."""
-        return {
-            "ready": self._ready,
-            "leaving": self._leaving is not None,
-            "kept": {
-                node: dict(zip(("address", "mac"), self._wire.evidence(node), strict=True))
-                for node in self._wire.kept()
-            },
-            "groups": {
-                key: {
-                    "owner": entry.owner,
-                    "state": self._states.get(key, State.IDLE).value,
-                    "addresses": [address.ip for address in entry.group.addresses],
-                    "preferred": entry.group.preferred,
-                }
-                for key, entry in self._groups.entries.items()
-            },
-        }
-
-
-def _owned_group(group: Layer2Group, *, check: bool) -> OwnedGroup:
-    addresses = tuple(address.ip for address in group.addresses)
-    return OwnedGroup(group.key, addresses, group.interfaces, group.exclude_interfaces, check)
+        return describe(self._groups, self._states, self._wire, self._ready, self._leaving is not None)
