@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from metallb_speaker.announcer.elect import rank
+
+ADDRESSES = [f"192.0.2.{n}" for n in range(1, 31)]  # of the groups in membership_node
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = f"mlm{os.getpid() % 100000}"
 PLACES = {
@@ -141,7 +144,12 @@ def joined(lab: Lab, loss: int = 0) -> None:
     for name in lab.places:
         others = everybody - {name}
         until(lambda n=name, o=others: {s["name"] for s in lab.said(n, "Joined")} >= o, 15, f"{name} sees all")  # type: ignore[misc]
-    until(lambda: sum(len(lab.owned(name)) for name in lab.places) == 30, 15, "each address has one owner")
+    until(lambda: all(lab.owned(name) == share(lab, name) for name in lab.places), 30, "each owns its share")
+
+
+def share(lab: Lab, name: str) -> set[str]:
+    """What `name` owns by the rule while all are alive."""
+    return {ip for ip in ADDRESSES if rank(lab.places, ip)[0] == name}
 
 
 def test_loss_is_no_failure_and_power_off_is_noticed_within_a_second(lab: Lab) -> None:
@@ -153,13 +161,13 @@ def test_loss_is_no_failure_and_power_off_is_noticed_within_a_second(lab: Lab) -
         assert lab.said(name, "Stopped") == []
     before = {name: lab.owned(name) for name in lab.places}
     assert not [s for name in lab.places for s in lab.said(name, "Acquired", since=settled)]
-    run("ip", "-n", f"{PREFIX}sw", "link", "set", "n2", "down")
     off = time.monotonic()
+    run("ip", "-n", f"{PREFIX}sw", "link", "set", "n2", "down")
     for name in ("n1", "n3"):
         until(lambda n=name: lab.said(n, "Failed", name="n2"), 3, f"{name} notices")  # type: ignore[misc]
         assert lab.said(name, "Failed", name="n2")[0]["at"] - off <= 1.0
         assert lab.said(name, "Failed", name="n1" if name == "n3" else "n3") == []
-    until(lambda: lab.owned("n1") | lab.owned("n3") == {f"192.0.2.{n}" for n in range(1, 31)}, 2, "taken over")
+    until(lambda: lab.owned("n1") | lab.owned("n3") == set(ADDRESSES), 2, "taken over")
     taken = [said for name in ("n1", "n3") for said in lab.said(name, "Acquired", since=off)]
     assert {said["key"] for said in taken} == before["n2"]
     assert max(said["at"] for said in taken) - off <= 1.0
@@ -168,13 +176,13 @@ def test_loss_is_no_failure_and_power_off_is_noticed_within_a_second(lab: Lab) -
 def test_a_stopped_process_gives_up_what_it_owned(lab: Lab) -> None:
     joined(lab)
     mine = lab.owned("n2")
-    lab.processes["n2"].send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
+    lab.processes["n2"].send_signal(signal.SIGSTOP)
     until(lambda: lab.owned("n1") | lab.owned("n3") >= mine, 5, "taken over")
     last = max(s["at"] for n in ("n1", "n3") for s in lab.said(n, "Acquired", since=stopped))
     assert last - stopped <= 1.5
-    lab.processes["n2"].send_signal(signal.SIGCONT)
     resumed = time.monotonic()
+    lab.processes["n2"].send_signal(signal.SIGCONT)
     until(lambda: not lab.owned("n2"), 1, "disowned")
     until(lambda: lab.said("n2", "Replaced", since=resumed), 2, "it learns that it was replaced")
     until(lambda: lab.said("n1", "Joined", since=resumed), 2, "it is back")
@@ -185,8 +193,8 @@ def test_a_stopped_process_gives_up_what_it_owned(lab: Lab) -> None:
 def test_an_ordered_end_hands_over_and_says_goodbye(lab: Lab) -> None:
     joined(lab)
     mine = lab.owned("n2")
-    lab.processes["n2"].terminate()
     end = time.monotonic()
+    lab.processes["n2"].terminate()
     assert lab.processes["n2"].wait(timeout=5) == 0
     until(lambda: lab.said("n1", "Left", name="n2") and lab.said("n3", "Left", name="n2"), 1, "goodbye")
     assert lab.said("n2", "HandedOver")[0]["timed_out"] == []
@@ -206,10 +214,7 @@ def test_a_blocked_port_is_said_and_the_cluster_is_followed(lab: Lab) -> None:
         until(lambda n=name: lab.said(n, "Degraded"), 9, f"{name} says that it hears nobody")  # type: ignore[misc]
         assert [said["names"] for said in lab.said(name, "Degraded")] == [others]
         assert len(lab.said(name, "Ready")) == 1
-    until(lambda: sum(len(lab.owned(name)) for name in lab.places) == 30, 14, "each address has an owner")
-    shares = [lab.owned(name) for name in lab.places]
-    assert set.union(*shares) == {f"192.0.2.{n}" for n in range(1, 31)}
-    assert all(len(share) < 30 for share in shares)
+    until(lambda: all(lab.owned(name) == share(lab, name) for name in lab.places), 14, "each owns its share")
     for name in lab.places:
         lab.nft(name, "accept")
     for name in lab.places:

@@ -260,7 +260,8 @@ class Membership:
                 if hearing:
                     peer.hears_me = self._last_hears_me = now
             case Ping(sequence):
-                told = (peer.record,) if peer.record is not None and peer.record.status is Status.SUSPECT else ()
+                # Before the answer, so that one which was stopped learns that it was replaced before it goes on.
+                told = (peer.record,) if peer.record is not None and peer.record.status is not Status.ALIVE else ()
                 self._net.send(peer, *told, Ack(sequence))
             case Ack(sequence):
                 self._acked(peer, sequence, now)
