@@ -132,3 +132,15 @@ def test_our_own_name_from_elsewhere_is_dropped() -> None:
     forged = wire.encode("b", 1, 1, 1, [], "b", KEYS)
     members["b"].receive(forged, ("192.0.2.9", 7946), 1.0)
     assert members["b"].drops()["ownName"] == 1
+
+
+def test_a_member_that_nobody_lists_any_more_is_forgotten_after_a_minute() -> None:
+    members = joined()
+    b = members["b"]
+    b.set([MEMBERS[1]], 0.5)
+    for step in range(10, 700):
+        if b.deadline() <= step / 10:
+            b.on_deadline(step / 10)
+        b.pending()
+    assert "a" not in b.view()
+    assert {type(event).__name__ for event in b.events()} >= {"Failed", "Left"}

@@ -436,6 +436,7 @@ class Membership:
     def _contact(self, now: float) -> None:
         """Call those that are silent: everybody while we join, else one in turn."""
         self._say_degraded(now)
+        self._table.forget(now)
         silent = [
             p for p in self._table.peers.values() if not p.alive and (p.member is not None or p.record is not None)
         ]
@@ -464,8 +465,8 @@ class Membership:
 
     def _note_cut(self, now: float) -> None:
         """Remember that we were cut off: nobody is heard, or nobody says that it hears us."""
-        known = [p for p in self._table.peers.values() if p.record is not None and p.record.status is not Status.LEFT]
-        if not known:
+        peers = self._table.peers.values()
+        if not any(peer.record is not None and peer.record.status is not Status.LEFT for peer in peers):
             self._detector.last_heard = self._last_hears_me = now
         elif (
             now - self._detector.last_heard > self._timings.worry or now - self._last_hears_me > 2 * self._timings.worry

@@ -181,9 +181,12 @@ class Table:
             self.adopt(peer, replace(peer.record, status=Status.FAILED, accuser=""), now)
 
     def expire(self, now: float) -> None:
-        """Give up those whose suspicion has lasted; forget those that nobody lists and nobody hears."""
+        """Give up those whose suspicion has lasted."""
         for name in [name for name, suspicion in self.suspicions.items() if suspicion.deadline() <= now]:
             self.fail(self.peers[name], now)
+
+    def forget(self, now: float) -> None:
+        """Forget those that nobody lists and nobody has heard for long."""
         for peer in [*self.peers.values()]:
             if peer.member is None and not peer.alive and now - peer.silent_since > self.timings.forget:
                 self._forget(peer)
