@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 
 import pytest
 from scapy.contrib import bgp as scapy_bgp
@@ -13,6 +14,7 @@ from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities, Gracef
 from metallb_speaker.announcer.bgp.wire.errors import Code, NotificationError
 from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE, Framer, MessageType
 from metallb_speaker.announcer.bgp.wire.messages import Notification, Open, RouteRefresh
+from metallb_speaker.announcer.bgp.wire.prefix import Network, Prefix, prefix_of
 
 FULL = Open(
     asn=4_200_000_001,
@@ -87,6 +89,10 @@ ATTRIBUTES = PathAttributes(
 )
 
 
+def octets(networks: Iterable[Network]) -> list[Prefix]:
+    return [prefix_of(n) for n in networks]
+
+
 def scapy_update(raw: bytes) -> scapy_bgp.BGPUpdate:
     scapy_bgp.bgp_module_conf.use_2_bytes_asn = False
     return scapy_bgp.BGPHeader(raw)[scapy_bgp.BGPUpdate]
@@ -94,7 +100,7 @@ def scapy_update(raw: bytes) -> scapy_bgp.BGPUpdate:
 
 def test_scapy_reads_our_ipv4_update() -> None:
     prefixes = [ipaddress.ip_network(p) for p in ("203.0.113.7/32", "198.51.100.0/24", "10.0.0.0/8")]
-    (raw,) = update.announce("ipv4", prefixes, ipaddress.ip_address("192.0.2.1"), ATTRIBUTES, four_octet=True)
+    (raw,) = update.announce("ipv4", octets(prefixes), ipaddress.ip_address("192.0.2.1"), ATTRIBUTES, four_octet=True)
     seen = scapy_update(raw)
     assert [str(p.prefix) for p in seen.nlri] == ["203.0.113.7/32", "198.51.100.0/24", "10.0.0.0/8"]
     values = {a.type_code: a.attribute for a in seen.path_attr}
@@ -107,7 +113,7 @@ def test_scapy_reads_our_ipv4_update() -> None:
 
 def test_scapy_reads_our_ipv6_update() -> None:
     prefixes = [ipaddress.ip_network("2001:db8:1::7/128"), ipaddress.ip_network("2001:db8:2::/48")]
-    (raw,) = update.announce("ipv6", prefixes, ipaddress.ip_address("2001:db8::1"), ATTRIBUTES, four_octet=True)
+    (raw,) = update.announce("ipv6", octets(prefixes), ipaddress.ip_address("2001:db8::1"), ATTRIBUTES, four_octet=True)
     seen = scapy_update(raw)
     reach = next(a.attribute for a in seen.path_attr if a.type_code == 14)
     assert (reach.afi, reach.safi) == (2, 1)
@@ -121,10 +127,10 @@ def test_scapy_reads_our_ipv6_update() -> None:
 def test_updates_round_trip(family: str, text: list[str], four: bool) -> None:
     prefixes = tuple(ipaddress.ip_network(t) for t in text)
     hop = ipaddress.ip_address("192.0.2.1" if family == "ipv4" else "2001:db8::1")
-    (raw,) = update.announce(family, prefixes, hop, ATTRIBUTES, four_octet=four)  # type: ignore[arg-type]
+    (raw,) = update.announce(family, octets(prefixes), hop, ATTRIBUTES, four_octet=four)  # type: ignore[arg-type]
     got = update.decode(raw[19:], four_octet=four)
     assert (got.announced, got.next_hop, got.attributes) == (prefixes, hop, ATTRIBUTES)
-    (raw,) = update.withdraw(family, prefixes)  # type: ignore[arg-type]
+    (raw,) = update.withdraw(family, octets(prefixes))  # type: ignore[arg-type]
     assert update.decode(raw[19:]).withdrawn == prefixes
     assert update.decode(update.end_of_rib(family)[19:]).end_of_rib == family  # type: ignore[arg-type]
 
@@ -132,7 +138,7 @@ def test_updates_round_trip(family: str, text: list[str], four: bool) -> None:
 def test_wide_as_numbers_survive_a_two_octet_peer() -> None:
     wide = PathAttributes(as_path=(4_200_000_001,))
     hop, prefix = ipaddress.ip_address("192.0.2.1"), ipaddress.ip_network("203.0.113.0/24")
-    (raw,) = update.announce("ipv4", [prefix], hop, wide, four_octet=False)
+    (raw,) = update.announce("ipv4", octets([prefix]), hop, wide, four_octet=False)
     got = update.decode(raw[19:], four_octet=False)
     assert got.attributes == wide  # AS_TRANS in AS_PATH, the number itself in AS4_PATH (RFC 6793)
 
@@ -141,7 +147,7 @@ def test_wide_as_numbers_survive_a_two_octet_peer() -> None:
 def test_messages_are_filled_and_never_longer_than_allowed(maximum: int) -> None:
     prefixes = [ipaddress.ip_network((0x0A000000 + i, 32)) for i in range(20_000)]
     hop = ipaddress.ip_address("192.0.2.1")
-    raws = update.announce("ipv4", prefixes, hop, ATTRIBUTES, four_octet=True, maximum=maximum)
+    raws = update.announce("ipv4", octets(prefixes), hop, ATTRIBUTES, four_octet=True, maximum=maximum)
     assert max(map(len, raws)) <= maximum
     assert all(len(r) > maximum - 6 for r in raws[:-1])
     assert [n for r in raws for n in update.decode(r[19:]).announced] == prefixes

@@ -60,6 +60,7 @@ class Bird(Router):
         lines = [
             "router id 192.0.2.2;",
             f'log "{self.folder}/bird.log" all;',
+            "timeformat log iso long us;",
             "protocol device {}",
             "protocol direct { ipv4; ipv6; }",
         ]

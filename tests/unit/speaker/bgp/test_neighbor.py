@@ -11,7 +11,7 @@ from metallb_speaker.announcer.bgp.fsm import TABLE, Event, IllegalEvent, State,
 from metallb_speaker.announcer.bgp.neighbor import AttemptFailed, Dial, Neighbor, SessionDown, SessionUp
 from metallb_speaker.announcer.bgp.rib import GRACEFUL_SHUTDOWN, RouteAttributes
 from metallb_speaker.announcer.bgp.wire.messages import Notification, RouteRefresh
-from metallb_speaker.announcer.bgp.wire.update import Network
+from metallb_speaker.announcer.bgp.wire.prefix import Network, Prefix, prefix_of
 
 from .pair import HOPS_A, Pair, settings, settings_b
 
@@ -20,8 +20,8 @@ def net(text: str) -> Network:
     return ipaddress.ip_network(text)
 
 
-def routes(*texts: str, **attributes: object) -> dict[Network, RouteAttributes]:
-    return {net(t): RouteAttributes(**attributes) for t in texts}  # type: ignore[arg-type]
+def routes(*texts: str, **attributes: object) -> dict[Prefix, RouteAttributes]:
+    return {prefix_of(net(t)): RouteAttributes(**attributes) for t in texts}  # type: ignore[arg-type]
 
 
 def established(**kw: bool) -> Pair:
@@ -92,10 +92,10 @@ def test_end_of_rib_follows_the_first_routes() -> None:
 
 def test_ten_thousand_routes_arrive_whole() -> None:
     pair = established()
-    many = {ipaddress.ip_network((0x0A000000 + i, 32)): RouteAttributes() for i in range(10_000)}
+    many = {prefix_of(ipaddress.ip_network((0x0A000000 + i, 32))): RouteAttributes() for i in range(10_000)}
     pair.a.set_routes(many, 0)
     pair.settle()
-    assert {n for u in pair.updates_from("a") for n in u.announced} == set(many)
+    assert {prefix_of(n) for u in pair.updates_from("a") for n in u.announced} == set(many)
     assert pair.a.rib.advertised == 10_000
 
 
@@ -285,7 +285,8 @@ def test_a_peer_that_never_reads_costs_bounded_memory_and_is_dropped() -> None:
             target.receive(tt, data, 0)
     assert neighbor.state is State.ESTABLISHED
     for turn in range(60):  # churn that the peer never takes
-        many = {ipaddress.ip_network((0x0A000000 + (turn << 12) + i, 32)): RouteAttributes() for i in range(4096)}
+        start = 0x0A000000 + (turn << 12)
+        many = {prefix_of(ipaddress.ip_network((start + i, 32))): RouteAttributes() for i in range(4096)}
         neighbor.set_routes(many, float(turn))
     assert neighbor.connection is not None
     assert neighbor.connection.backlog < 1 << 20

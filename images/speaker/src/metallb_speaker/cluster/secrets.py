@@ -16,7 +16,7 @@ from metallb_common.kube.resources import SECRETS
 from metallb_common.obs import logs
 from metallb_speaker.cluster.view import Changes, ClusterView
 
-PERIOD = 60.0
+PERIOD = 20.0
 
 
 class PasswordReader:

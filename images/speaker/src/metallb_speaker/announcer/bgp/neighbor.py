@@ -17,7 +17,8 @@ from .settings import Address, Settings
 from .wire.capabilities import Family
 from .wire.errors import BFD_DOWN, COLLISION, CONFIGURATION_CHANGE, HARD_RESET, PEER_DECONFIGURED, Code
 from .wire.messages import REFRESH_BEGIN, REFRESH_END, Notification, RouteRefresh
-from .wire.update import Network, end_of_rib
+from .wire.prefix import Prefix
+from .wire.update import end_of_rib
 
 #: Seconds between attempts double from the first to the last of these, unless connect-time is set.
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 60.0
@@ -128,7 +129,7 @@ class Neighbor:
             self._idle_state = step(self._idle_state, Event.START)
             self._dial(now)
 
-    def set_routes(self, desired: Mapping[Network, RouteAttributes], now: float) -> None:
+    def set_routes(self, desired: Mapping[Prefix, RouteAttributes], now: float) -> None:
         """Replace everything that should be advertised; only differences are sent."""
         self.rib.set(desired)
         self._flush(now)

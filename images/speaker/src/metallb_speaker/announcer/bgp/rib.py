@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .settings import Address, Negotiated
 from .wire import update
 from .wire.attributes import PathAttributes
 from .wire.capabilities import Family
-from .wire.update import Network
+from .wire.prefix import Prefix, family_of
 
 #: RFC 8326: routes with it are about to go; a receiver prefers any other.
 GRACEFUL_SHUTDOWN = (65535, 0)
@@ -28,25 +28,25 @@ class RibOut:
     """Desired against sent, by prefix. Only differences are ever sent: nothing flaps by itself."""
 
     def __init__(self) -> None:
-        self._desired: dict[Network, RouteAttributes] = {}
-        self._sent: dict[Network, RouteAttributes] = {}
-        self._dirty: dict[Network, None] = {}  # in order of change
+        self._desired: dict[Prefix, RouteAttributes] = {}
+        self._sent: dict[Prefix, RouteAttributes] = {}
+        self._dirty: dict[Prefix, None] = {}  # in order of change
 
-    def set(self, desired: Mapping[Network, RouteAttributes]) -> None:
+    def set(self, desired: Mapping[Prefix, RouteAttributes]) -> None:
         """Replace the whole desired set."""
-        for network in self._desired.keys() - desired.keys():
-            self.remove(network)
-        for network, attributes in desired.items():
-            self.upsert(network, attributes)
+        for prefix in self._desired.keys() - desired.keys():
+            self.remove(prefix)
+        for prefix, attributes in desired.items():
+            self.upsert(prefix, attributes)
 
-    def upsert(self, network: Network, attributes: RouteAttributes) -> None:
-        if self._desired.get(network) != attributes:
-            self._desired[network] = attributes
-            self._dirty[network] = None
+    def upsert(self, prefix: Prefix, attributes: RouteAttributes) -> None:
+        if self._desired.get(prefix) != attributes:
+            self._desired[prefix] = attributes
+            self._dirty[prefix] = None
 
-    def remove(self, network: Network) -> None:
-        if self._desired.pop(network, None) is not None:
-            self._dirty[network] = None
+    def remove(self, prefix: Prefix) -> None:
+        if self._desired.pop(prefix, None) is not None:
+            self._dirty[prefix] = None
 
     def restart(self) -> None:
         """A new session knows nothing: everything desired is to be sent."""
@@ -55,10 +55,10 @@ class RibOut:
 
     def resend(self, family: Family) -> None:
         """Everything of a family again (RFC 2918)."""
-        for network in list(self._sent):
-            if update.family_of(network) == family:
-                del self._sent[network]
-        self._dirty.update(dict.fromkeys(n for n in self._desired if update.family_of(n) == family))
+        for prefix in list(self._sent):
+            if family_of(prefix) == family:
+                del self._sent[prefix]
+        self._dirty.update(dict.fromkeys(n for n in self._desired if family_of(n) == family))
 
     @property
     def desired(self) -> int:
@@ -82,30 +82,39 @@ class RibOut:
         A route of a family that was not agreed, or has no next hop, is not sent and stays out of `advertised`.
         `leaving` adds GRACEFUL_SHUTDOWN to everything.
         """
-        gone: dict[Family, list[Network]] = {}
-        new: dict[tuple[Family, RouteAttributes], list[Network]] = {}
-        for network in self._dirty:
-            attributes, old = self._desired.get(network), self._sent.get(network)
-            family = update.family_of(network)
+        gone: dict[Family, list[Prefix]] = {"ipv4": [], "ipv6": []}
+        # By identity first: attributes are shared by most routes, and comparing costs more than sending does.
+        new: dict[tuple[Family, int], tuple[RouteAttributes, list[Prefix]]] = {}
+        usable = {family: family in negotiated.families and bool(next_hops.get(family)) for family in gone}
+        desired, sent = self._desired, self._sent
+        for prefix in self._dirty:
+            attributes, old = desired.get(prefix), sent.get(prefix)
+            family = family_of(prefix)
             if attributes is None:
                 if old is not None:
-                    gone.setdefault(family, []).append(network)
-                    del self._sent[network]
-            elif (attributes != old or leaving) and family in negotiated.families and next_hops.get(family):
-                new.setdefault((family, attributes), []).append(network)
-                self._sent[network] = attributes
+                    gone[family].append(prefix)
+                    del sent[prefix]
+            elif usable[family] and (leaving or (attributes is not old and attributes != old)):
+                group = new.get((family, id(attributes)))
+                if group is None:
+                    group = new[family, id(attributes)] = (attributes, [])
+                group[1].append(prefix)
+                sent[prefix] = attributes
         self._dirty.clear()
+        groups: dict[tuple[Family, RouteAttributes], list[Prefix]] = {}
+        for (family, _), (attributes, prefixes) in new.items():
+            groups.setdefault((family, attributes), []).extend(prefixes)
         out: list[bytes] = []
-        for family, networks in gone.items():
-            out += update.withdraw(family, networks, maximum=negotiated.maximum)
-        for (family, attributes), networks in new.items():
-            out += self._announce(family, networks, attributes, negotiated, my_asn, next_hops, leaving)
+        for family, prefixes in gone.items():
+            out += update.withdraw(family, prefixes, maximum=negotiated.maximum)
+        for (family, attributes), prefixes in groups.items():
+            out += self._announce(family, prefixes, attributes, negotiated, my_asn, next_hops, leaving)
         return out
 
     @staticmethod
     def _announce(
         family: Family,
-        networks: Iterable[Network],
+        prefixes: Sequence[Prefix],
         attributes: RouteAttributes,
         negotiated: Negotiated,
         my_asn: int,
@@ -124,7 +133,7 @@ class RibOut:
             large_communities=attributes.large_communities,
         )
         return update.announce(
-            family, networks, next_hop, path, four_octet=negotiated.four_octet, maximum=negotiated.maximum
+            family, prefixes, next_hop, path, four_octet=negotiated.four_octet, maximum=negotiated.maximum
         )
 
     def mark_leaving(self) -> None:

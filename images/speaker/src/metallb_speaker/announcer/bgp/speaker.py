@@ -10,6 +10,7 @@ import ipaddress
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from metallb_speaker.announcer.bfd.lateness import Lateness
@@ -22,7 +23,7 @@ from .neighbor import Action, AttemptFailed, Neighbor, SessionDown, SessionUp
 from .rib import RouteAttributes
 from .settings import Settings
 from .wire.capabilities import Family
-from .wire.update import Network
+from .wire.prefix import Prefix, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,23 @@ def _session_part(peer: BgpPeer) -> BgpPeer:
     return replace(peer, bfd_profile="", listen=False)
 
 
+@lru_cache(maxsize=1024)
+def _attributes(local_pref: int, communities: frozenset[tuple[int, ...]]) -> RouteAttributes:
+    """One object for equal attributes: routes that share them are told apart from others at no cost."""
+    plain = sorted((c[0], c[1]) for c in communities if len(c) == 2)
+    large = sorted((c[0], c[1], c[2]) for c in communities if len(c) == 3)
+    return RouteAttributes(local_pref, tuple(plain), tuple(large))
+
+
 def merge(peer: str, routes: Iterable[BgpRoute]) -> RouteAttributes | None:
     """What one neighbour should get for one prefix: all communities, the highest local preference; None: nothing."""
-    plain: set[tuple[int, int]] = set()
-    large: set[tuple[int, int, int]] = set()
-    local_pref = -1
-    for route in routes:
-        if route.peers and peer not in route.peers:
-            continue
-        plain.update((c[0], c[1]) for c in route.communities if len(c) == 2)
-        large.update((c[0], c[1], c[2]) for c in route.communities if len(c) == 3)
-        local_pref = max(local_pref, route.localpref)
-    if local_pref < 0:
+    mine = [route for route in routes if not route.peers or peer in route.peers]
+    if not mine:
         return None
-    return RouteAttributes(local_pref, tuple(sorted(plain)), tuple(sorted(large)))
+    if len(mine) == 1:
+        return _attributes(mine[0].localpref, frozenset(mine[0].communities))
+    communities = frozenset(c for route in mine for c in route.communities)
+    return _attributes(max(route.localpref for route in mine), communities)
 
 
 class BgpSpeaker:
@@ -81,9 +85,9 @@ class BgpSpeaker:
         self._identifier = identifier
         self._rng = rng or random.Random()  # noqa: S311 - spreads timers, guards no secret
         self._peers: dict[str, BgpPeer] = {}
-        self._routes: dict[str, Network] = {}  # route key -> prefix
-        self._by_network: dict[Network, dict[str, BgpRoute]] = {}
-        self._touched: dict[Network, None] = {}  # in order of change
+        self._routes: dict[str, Prefix] = {}  # route key -> prefix
+        self._by_prefix: dict[Prefix, dict[str, BgpRoute]] = {}
+        self._touched: dict[Prefix, None] = {}  # in order of change
         self._timers: dict[str, BfdTimers] = {}
         self._neighbors: dict[str, Neighbor] = {}
         self._leaving: dict[str, Neighbor] = {}  # removed from the configuration, still saying good-bye
@@ -111,20 +115,20 @@ class BgpSpeaker:
     def put_route(self, route: BgpRoute) -> None:
         """One route is new or has changed; `flush` sends. Cost: that of one prefix."""
         self.drop_route(route.key)
-        network = ipaddress.ip_network(route.prefix)
-        self._routes[route.key] = network
-        self._by_network.setdefault(network, {})[route.key] = route
-        self._touched[network] = None
+        prefix = parse(route.prefix)
+        self._routes[route.key] = prefix
+        self._by_prefix.setdefault(prefix, {})[route.key] = route
+        self._touched[prefix] = None
 
     def drop_route(self, key: str) -> None:
-        network = self._routes.pop(key, None)
-        if network is None:
+        prefix = self._routes.pop(key, None)
+        if prefix is None:
             return
-        routes = self._by_network[network]
+        routes = self._by_prefix[prefix]
         del routes[key]
         if not routes:
-            del self._by_network[network]
-        self._touched[network] = None
+            del self._by_prefix[prefix]
+        self._touched[prefix] = None
 
     def flush(self, now: float) -> None:
         """Tell every neighbour what changed since the last call."""
@@ -133,13 +137,13 @@ class BgpSpeaker:
             self._fill(key, neighbor, touched)
             neighbor.flush(now)
 
-    def _fill(self, key: str, neighbor: Neighbor, networks: Iterable[Network]) -> None:
-        for network in networks:
-            attributes = merge(key, self._by_network.get(network, {}).values())
+    def _fill(self, key: str, neighbor: Neighbor, prefixes: Iterable[Prefix]) -> None:
+        for prefix in prefixes:
+            attributes = merge(key, self._by_prefix.get(prefix, {}).values())
             if attributes is None:
-                neighbor.rib.remove(network)
+                neighbor.rib.remove(prefix)
             else:
-                neighbor.rib.upsert(network, attributes)
+                neighbor.rib.upsert(prefix, attributes)
 
     def _upsert(self, peer: BgpPeer, now: float) -> None:
         old = self._peers.get(peer.key)
@@ -149,7 +153,7 @@ class BgpSpeaker:
         if neighbor is None:
             self._leaving.pop(peer.key, None)
             neighbor = self._neighbors[peer.key] = Neighbor(settings, self._rng)
-            self._fill(peer.key, neighbor, self._by_network)
+            self._fill(peer.key, neighbor, self._by_prefix)
             neighbor.start(now)
         elif old is not None and _session_part(old) != _session_part(peer):
             neighbor.reconfigure(settings, now)

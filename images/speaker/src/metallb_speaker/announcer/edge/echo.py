@@ -67,7 +67,7 @@ def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -171,8 +171,8 @@ class EchoEdge:
             return
         for key in self._paths.keys() - wanted.keys():
             del self._paths[key]
-            if (session := self._speaker.bfd(key)) is not None:
-                session.set_echo(path=False, looped_here=False, now=now)
+            if (left := self._speaker.bfd(key)) is not None:
+                left.set_echo(path=False, looped_here=False, now=now)
         for key, peer in wanted.items():
             self._look(key, peer, now)
         self._open(wanted)
@@ -204,9 +204,9 @@ class EchoEdge:
                 self.errors.pop(f"echo on {interface}", None)
             except OSError as error:
                 self.errors[f"echo on {interface}"] = f"cannot send or receive BFD echo packets: {error}"
-        versions = {ipaddress.ip_address(p.address).version for p in wanted.values()}
-        for version in self._loopers.keys() - versions:
-            self._close(self._loopers.pop(version))
+        versions: set[int] = {ipaddress.ip_address(p.address).version for p in wanted.values()}
+        for gone_version in self._loopers.keys() - versions:
+            self._close(self._loopers.pop(gone_version))
         for version in versions - self._loopers.keys():
             try:
                 self._loopers[version] = self._looper(version)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from . import attributes as attrs
@@ -23,27 +23,23 @@ from .errors import (
     NotificationError,
 )
 from .framing import HEADER, MAX_MESSAGE, MessageType, frame
+from .prefix import Network, Prefix
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NextHop = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def encode_prefix(network: Network) -> bytes:
-    """Length in bits, then as many octets as it takes (RFC 4271 section 4.3)."""
-    length = network.prefixlen
-    return bytes((length,)) + network.network_address.packed[: (length + 7) // 8]
-
-
-def family_of(network: Network) -> Family:
-    return "ipv4" if network.version == 4 else "ipv6"
-
-
-def _pack(prefixes: Iterable[Network], room: int) -> Iterator[bytes]:
+def _pack(prefixes: Sequence[Prefix], room: int) -> Iterator[bytes]:
     """Encoded prefixes, joined while they fit into `room` octets."""
+    raws = [prefix[1:] for prefix in prefixes]
+    size = len(raws[0]) if raws else 0
+    if all(len(raw) == size for raw in raws):
+        step = max(1, room // size) if size else 1
+        for start in range(0, len(raws), step):
+            yield b"".join(raws[start : start + step])
+        return
     parts: list[bytes] = []
     used = 0
-    for network in prefixes:
-        raw = encode_prefix(network)
+    for raw in raws:
         if used + len(raw) > room:
             yield b"".join(parts)
             parts, used = [], 0
@@ -55,7 +51,7 @@ def _pack(prefixes: Iterable[Network], room: int) -> Iterator[bytes]:
 
 def announce(
     family: Family,
-    prefixes: Iterable[Network],
+    prefixes: Sequence[Prefix],
     next_hop: NextHop,
     attributes: PathAttributes,
     *,
@@ -81,7 +77,7 @@ def announce(
     return out
 
 
-def withdraw(family: Family, prefixes: Iterable[Network], *, maximum: int = MAX_MESSAGE) -> list[bytes]:
+def withdraw(family: Family, prefixes: Sequence[Prefix], *, maximum: int = MAX_MESSAGE) -> list[bytes]:
     """Whole UPDATE messages that take prefixes of one family back."""
     if family == "ipv4":
         return [

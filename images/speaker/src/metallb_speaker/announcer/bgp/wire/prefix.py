@@ -1,0 +1,40 @@
+"""A prefix as octets: what ten thousand Services are kept, compared and sent as.
+
+One octet of family (4 or 6), then the form of the wire: the length in bits, and as many octets as it takes
+(RFC 4271 section 4.3). Bits behind the length are zero. `ipaddress` would cost several times as much.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from .capabilities import Family
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Prefix = bytes
+
+_V4, _V6 = b"\x04", b"\x06"
+
+
+def prefix_of(network: Network) -> Prefix:
+    length = network.prefixlen
+    return bytes((network.version, length)) + network.network_address.packed[: (length + 7) // 8]
+
+
+def parse(text: str) -> Prefix:
+    """Of ``ADDRESS/LENGTH``. Raises ValueError when there is no such prefix."""
+    address, _, bits = text.partition("/")
+    try:
+        # The prefixes of almost all Services: whole addresses.
+        if bits == "32":
+            return b"\x04\x20" + socket.inet_pton(socket.AF_INET, address)
+        if bits == "128":
+            return b"\x06\x80" + socket.inet_pton(socket.AF_INET6, address)
+    except OSError as error:
+        raise ValueError(f"{text!r} is no prefix") from error
+    return prefix_of(ipaddress.ip_network(text))
+
+
+def family_of(prefix: Prefix) -> Family:
+    return "ipv4" if prefix[0] == 4 else "ipv6"
