@@ -11,6 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 #: Reasons that a skip may give in CI: features that the kernel of the build machines lacks, and the
@@ -23,6 +24,17 @@ ALLOWED_SKIPS = (
     "kernel lacks dummy",
     "kernel lacks ipvlan",
 )
+
+#: A busy machine is no bug: no time limit for an example. In CI the examples are the same in every run, so that
+#: a submission is judged by its own faults; everywhere else they are new ones each time.
+_HYPOTHESIS: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+    "print_blob": True,
+}
+hypothesis.settings.register_profile("here", **_HYPOTHESIS)
+hypothesis.settings.register_profile("ci", derandomize=True, **_HYPOTHESIS)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
