@@ -27,7 +27,7 @@ def parse(text: str) -> Prefix:
     address, _, bits = text.partition("/")
     try:
         # The prefixes of almost all Services: whole addresses.
-        if bits == "32":
+        if bits == "32" and ":" not in address:  # an IPv6 prefix can be 32 bits long, too
             return b"\x04\x20" + socket.inet_pton(socket.AF_INET, address)
         if bits == "128":
             return b"\x06\x80" + socket.inet_pton(socket.AF_INET6, address)
