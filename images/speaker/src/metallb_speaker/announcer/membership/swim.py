@@ -134,10 +134,10 @@ class Membership:
         self._renew(now, leaving=False)
 
     def depart(self, now: float) -> None:
-        """See `api.Members.depart`. Everybody is told directly, and most of them a second time by others."""
+        """See `api.Members.depart`. Everybody is told directly, neighbours three times: nobody asks us again."""
         own = self._net.own
         self._net.own = replace(own, status=Status.LEFT, incarnation=own.incarnation + 1)
-        for name in self._table.alive:
+        for name in (*self._table.alive, *self._detector.watches, *self._detector.watches):
             self._net.send(self._table.peers[name], self._net.own, most=0)
 
     # --- what the caller asks ------------------------------------------------------------------------

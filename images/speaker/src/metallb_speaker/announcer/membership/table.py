@@ -131,7 +131,8 @@ class Table:
         if was != peer.alive or restarted:
             self.version += 1
             self.generation += 1
-            self.news = True
+            # A member seen for the first time greets everybody itself; when hundreds start, telling would drown it.
+            self.news |= held is not None
         if not peer.alive:
             peer.doubted = False
             if was:
