@@ -12,6 +12,11 @@ from .routers import ROUTERS
 TABLE = Path(__file__).parents[3] / "docs" / "bgp-interop.md"
 ROWS = {
     "test_routes_of_both_families_arrive": "Routes of both families: next hops, communities, withdrawal",
+    "test_a_peer_behind_another_router": "A hop between, with BFD multihop (FRR, BIRD)",
+    "test_ipv4_routes_over_an_ipv6_next_hop": "IPv4 routes over an IPv6 next hop (RFC 8950), no IPv4 address here",
+    "test_gtsm_on_both_sides": "GTSM on both sides",
+    "test_gtsm_refuses_who_may_be_off_the_link": "GTSM on our side only: refused",
+    "test_hold_time_zero_needs_no_keepalives": "Hold time 0",
     "test_md5_with_the_right_and_the_wrong_key": "TCP MD5: right key up, wrong key not",
     "test_killed_announcer_keeps_its_routes_with_graceful_restart": "Killed with graceful restart: routes stay",
     "test_killed_announcer_loses_its_routes_without_graceful_restart": "Killed without graceful restart: routes go",
@@ -24,6 +29,7 @@ ROWS = {
 }
 _outcomes: dict[tuple[str, str, str], bool] = {}  # (row, variant, router) -> passed
 _FIXED = {
+    "test_gtsm_refuses_who_may_be_off_the_link": "frr",
     "test_bfd_echo_both_ways": "frr",
     "test_both_dial_and_one_connection_stays": "bird",
     "test_an_ordered_stop_tells_the_operator_why": "bird",

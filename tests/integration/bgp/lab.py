@@ -38,24 +38,46 @@ def until(what: str, test: Callable[[], object], seconds: float = 15) -> None:
 
 
 class Lab:
-    """`ours` and `router` namespaces, joined by a veth pair, both families."""
+    """`ours` and `router` namespaces, joined by a veth pair, both families; or, `far`, by a host that forwards."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, far: bool = False) -> None:
         self.folder = folder
+        self._far = far
         tag = f"{os.getpid()}-{time.monotonic_ns() % 10**6}"
         self.ours, self.router = f"mlbbgp-a-{tag}", f"mlbbgp-b-{tag}"
+        self._hop = f"mlbbgp-h-{tag}"
+        self._namespaces = (self.ours, self.router, self._hop) if far else (self.ours, self.router)
         self.processes: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Lab:
-        for name in (self.ours, self.router):
+        for name in self._namespaces:
             sh("ip", "netns", "add", name)
             sh("ip", "-n", name, "link", "set", "lo", "up")
+        if self._far:
+            self._join_by_hop()
+            return self
         sh("ip", "-n", self.ours, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.router)
         for name, addresses in ((self.ours, OURS), (self.router, ROUTER)):
             sh("ip", "-n", name, "link", "set", "eth0", "up")
             sh("ip", "-n", name, "addr", "add", f"{addresses['ipv4']}/24", "dev", "eth0")
             sh("ip", "-n", name, "addr", "add", f"{addresses['ipv6']}/64", "dev", "eth0", "nodad")
         return self
+
+    def _join_by_hop(self) -> None:
+        """The same addresses, but as hosts' own, on two links: every packet loses a hop on the way."""
+        self.forward(self._hop)
+        for number, (name, addresses) in enumerate(((self.ours, OURS), (self.router, ROUTER)), 1):
+            port = f"to{number}"
+            sh("ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._hop)
+            sh("ip", "-n", name, "link", "set", "eth0", "up")
+            sh("ip", "-n", self._hop, "link", "set", port, "up")
+            for family, length, gateway in (("ipv4", 32, f"10.9.{number}.1"), ("ipv6", 128, f"fd09:{number}::1")):
+                nodad = ("nodad",) if family == "ipv6" else ()
+                sh("ip", "-n", name, "addr", "add", f"{addresses[family]}/{length}", "dev", "eth0", *nodad)
+                sh("ip", "-n", self._hop, "addr", "add", f"{gateway}/{length}", "dev", port, *nodad)
+                sh("ip", "-n", self._hop, "route", "add", f"{addresses[family]}/{length}", "dev", port)
+                sh("ip", "-n", name, "route", "add", f"{gateway}/{length}", "dev", "eth0")
+                sh("ip", "-n", name, "route", "add", "default", "via", gateway, "src", addresses[family])
 
     def __exit__(self, *_: object) -> None:
         for process in reversed(self.processes):
@@ -65,7 +87,7 @@ class Lab:
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     stream.close()
-        for name in (self.ours, self.router):
+        for name in self._namespaces:
             sh("ip", "netns", "del", name, check=False)
 
     def popen(self, netns: str, *command: str, log: str, **kw: Any) -> subprocess.Popen[Any]:

@@ -24,6 +24,7 @@ class Session:
     bfd_ms: int = 0
     echo_ms: int = 0
     graceful_restart: bool = False
+    gtsm: bool = False
     active: bool = False  # the router dials, too
 
 
@@ -72,7 +73,7 @@ class Bird(Router):
         lines.append(
             f"protocol bgp metallb {{ local {ROUTER[s.transport]} as {s.asn};"
             f" neighbor {OURS[s.transport]} as {OUR_ASN};"
-            f" {'multihop 4;' if s.multihop else 'direct;'} hold time {s.hold};"
+            f" {'multihop 4;' if s.multihop else 'direct;'} hold time {s.hold}; {'ttl security on;' if s.gtsm else ''}"
             f" {'' if s.active else 'passive on;'} connect delay time 1; error wait time 1, 2; error forget time 1;"
             f" {f'password {chr(34)}{s.password}{chr(34)};' if s.password else ''}"
             f" {'bfd on;' if s.bfd_ms else ''}"
@@ -125,6 +126,8 @@ class Frr(Router):
         ]
         if not s.active:
             lines.append(f" neighbor {us} passive")
+        if s.gtsm:
+            lines.append(f" neighbor {us} ttl-security hops 1")
         if s.multihop:
             lines.append(f" neighbor {us} ebgp-multihop 4")
         if s.password:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .lab import EXTERNAL_ASN, OUR_ASN, OURS, Agent, Lab, peer, until
+from .lab import EXTERNAL_ASN, OUR_ASN, OURS, Agent, Lab, peer, sh, until
 from .routers import ROUTERS, Session
 
 pytestmark = pytest.mark.root
@@ -28,15 +30,13 @@ FAST = {
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    import shutil
-    import tempfile
-
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Parametrized indirectly with "far", there is a hop between."""
     # A short path that other users may enter: routers drop their rights, and unix sockets have short names.
     folder = Path(tempfile.mkdtemp(prefix="mlbbgp-"))
     folder.chmod(0o777)
     try:
-        with Lab(folder) as made:
+        with Lab(folder, far=getattr(request, "param", "") == "far") as made:
             yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -59,14 +59,87 @@ def test_routes_of_both_families_arrive(lab: Lab, router: str, kind: str, transp
     assert learnt[V4].next_hop == OURS["ipv4"]
     assert learnt[V6].next_hop == OURS["ipv6"]
     text = " ".join(learnt[V4].communities).replace("no-export", "65535:65281").replace("noExport", "65535:65281")
-    assert {"64512:7", "65535:65281", "1:2:3"} <= set(text.split())
+    assert {"64512:7", "65535:65281", "1:2:3"} == set(text.split())
     agent.routes = agent.routes[:1]
     agent.apply()
     until("the IPv6 route is gone, the IPv4 one is not", lambda: there.routes().keys() == {V4})
     assert [h["name"] for h in agent.tell()["history"] if "session" in h["name"]][-1] == "sessionUp"
 
 
+@pytest.mark.parametrize("lab", ["far"], indirect=True)
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("router", list(ROUTERS))
+def test_a_peer_behind_another_router(lab: Lab, router: str, transport: str) -> None:
+    with_bfd = router in ("frr", "bird")
+    there = ROUTERS[router](lab, Session(transport=transport, multihop=True, bfd_ms=100 if with_bfd else 0))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, multihop=True, bfd_profile="fast" if with_bfd else "")]
+    # BIRD sends multihop BFD with an ordinary TTL of 64, FRR with 255.
+    timers = {**FAST, "minimum_ttl": 60 if router == "bird" else 250}
+    agent.routes, agent.timers = [{"prefix": V4}, {"prefix": V6}], [timers]
+    agent.apply()
+    agent.wait_established()
+    until("both routes are there", lambda: there.routes().keys() >= {V4, V6})
+    if with_bfd:
+        until("multihop BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
+
+
+@pytest.mark.parametrize("router", ["frr", "bird"])
+def test_ipv4_routes_over_an_ipv6_next_hop(lab: Lab, router: str) -> None:
+    """RFC 8950: our side has no IPv4 address at all."""
+    sh("ip", "-n", lab.ours, "addr", "del", f"{OURS['ipv4']}/24", "dev", "eth0")
+    there = ROUTERS[router](lab, Session(transport="ipv6"))
+    there.start()
+    agent = Agent(lab)
+    agent.peers, agent.routes = [peer("ipv6")], [{"prefix": V4}, {"prefix": V6}]
+    agent.apply()
+    agent.wait_established()
+    until("both routes are there", lambda: there.routes().keys() >= {V4, V6})
+    assert {there.routes()[p].next_hop for p in (V4, V6)} == {OURS["ipv6"]}
+
+
+@pytest.mark.parametrize("router", ["frr", "bird"])
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+def test_gtsm_on_both_sides(lab: Lab, router: str, transport: str) -> None:
+    there = ROUTERS[router](lab, Session(transport=transport, gtsm=True))
+    there.start()
+    agent = Agent(lab)
+    agent.peers, agent.routes = [peer(transport, gtsm=True)], [{"prefix": V4}]
+    agent.apply()
+    agent.wait_established()
+    until("the route is there", lambda: V4 in there.routes())
+
+
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+def test_gtsm_refuses_who_may_be_off_the_link(lab: Lab, transport: str) -> None:
+    there = ROUTERS["frr"](lab, Session(transport=transport))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, gtsm=True)]
+    agent.apply()
+    time.sleep(3)
+    assert agent.state() != "Established", "FRR sends with a TTL of 1 here"
+    agent.peers = [peer(transport)]
+    agent.apply()
+    agent.wait_established()
+
+
 @pytest.mark.parametrize("router", ["frr", "bird", "gobgp"])
+def test_hold_time_zero_needs_no_keepalives(lab: Lab, router: str) -> None:
+    there = ROUTERS[router](lab, Session(hold=9))
+    there.start()
+    agent = Agent(lab)
+    agent.peers, agent.routes = [peer("ipv4", hold_time=0)], [{"prefix": V4}]
+    agent.apply()
+    agent.wait_established()
+    until("the route is there", lambda: V4 in there.routes())
+    assert agent.tell()["status"][0]["hold_time"] == 0
+    time.sleep(4)
+    assert agent.state() == "Established"
+
+
+@pytest.mark.parametrize("router", ["frr", "bird", "gobgp", "exabgp"])
 def test_md5_with_the_right_and_the_wrong_key(lab: Lab, router: str) -> None:
     there = ROUTERS[router](lab, Session(password="right-key"))
     there.start()

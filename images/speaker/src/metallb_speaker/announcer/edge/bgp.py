@@ -19,6 +19,7 @@ from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.bgp.wire.capabilities import Family
 from metallb_speaker.announcer.edge import tcp
 from metallb_speaker.announcer.layer2.api import Unwatch, Watch
+from metallb_speaker.desired import BgpPeer
 
 Address = tcp.Address
 
@@ -162,8 +163,17 @@ class BgpEdge:
                 neighbor.dial_failed(connection.token, os.strerror(error), now)
             return
         connection.connecting = False
+        if (peer := self._speaker.peer(connection.peer)) is not None:
+            self._demand(connection.sock, peer)
         self._epoll.modify(connection.sock.fileno(), select.EPOLLIN)
         neighbor.dialed(connection.token, self._hops(connection.sock), now)
+
+    @staticmethod
+    def _demand(sock: socket.socket, peer: BgpPeer) -> None:
+        if peer.gtsm:
+            version = 4 if sock.family == socket.AF_INET else 6
+            tcp.send_hops(sock, version=version, gtsm=True)
+            tcp.demand_hops(sock, version=version)
 
     def _hops(self, sock: socket.socket) -> Mapping[Family, Address | None]:
         own = ipaddress.ip_address(str(sock.getsockname()[0]).split("%")[0])
@@ -184,7 +194,7 @@ class BgpEdge:
                 continue
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                tcp.set_hops(sock, version=4 if sock.family == socket.AF_INET else 6, gtsm=peer.gtsm)
+                self._demand(sock, peer)
                 token = neighbor.accepted(self._hops(sock), now)
             except OSError:
                 token = None

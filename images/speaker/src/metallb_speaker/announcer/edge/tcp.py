@@ -39,18 +39,27 @@ def set_md5(sock: socket.socket, peer: Address, key: str) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, option)
 
 
-def set_hops(sock: socket.socket, *, version: int, gtsm: bool) -> None:
-    """GTSM: send with 255, take only what comes with 255, which nobody off-link can forge."""
+def send_hops(sock: socket.socket, *, version: int, gtsm: bool) -> None:
+    """Mark packets as network control; with GTSM send them with 255, as it asks of the sender (RFC 5082 section 3)."""
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _CS6)
         if gtsm:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
-            sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _CS6)
         if gtsm:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255)
+
+
+def demand_hops(sock: socket.socket, *, version: int) -> None:
+    """GTSM: take only what comes with 255, which nobody off-link can forge.
+
+    For a connection that stands: some routers (BIRD) answer the first SYN with an ordinary TTL.
+    """
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255)
 
 
 def dial(peer: Address, port: int, *, source: str, password: str, gtsm: bool) -> socket.socket:
@@ -58,7 +67,7 @@ def dial(peer: Address, port: int, *, source: str, password: str, gtsm: bool) ->
     sock = socket.socket(family(peer), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        set_hops(sock, version=peer.version, gtsm=gtsm)
+        send_hops(sock, version=peer.version, gtsm=gtsm)
         if password:
             set_md5(sock, peer, password)
         if source:
@@ -80,7 +89,7 @@ def listen(version: int, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        set_hops(sock, version=version, gtsm=False)
+        send_hops(sock, version=version, gtsm=True)  # a peer with GTSM may judge our answer to its SYN, too
         sock.bind(("0.0.0.0" if version == 4 else "::", port))  # noqa: S104 - BGP listens for known peers only
         sock.listen(16)
     except OSError:
