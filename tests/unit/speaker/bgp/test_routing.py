@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metallb_common.obs.metrics import Registry
-from metallb_speaker.announcer.bgp.neighbor import Dial
+from metallb_speaker.announcer.bfd.wire import Packet
+from metallb_speaker.announcer.bfd.wire import State as BfdState
+from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.edge import addresses
 from metallb_speaker.announcer.record import Record
@@ -71,11 +73,11 @@ class Bench:
     def value(self, name: str, *labels: str) -> float | None:
         return self.registry.value(name, *labels)
 
-    def establish(self) -> None:
+    def establish(self, **theirs: object) -> None:
         """Shake hands with a second machine."""
         from metallb_speaker.announcer.bgp.neighbor import Neighbor
 
-        other = Neighbor(settings_b(), random.Random(2))
+        other = Neighbor(settings_b(**theirs), random.Random(2))
         ((_, dial),) = self.machine.actions()
         assert isinstance(dial, Dial)
         ours = self.machine.neighbor("tor")
@@ -147,6 +149,41 @@ def test_leaving_is_done_when_every_peer_was_told() -> None:
     bench.machine.actions()
     assert bench.routing.left
     assert bench.warned == []
+
+
+def test_with_graceful_restart_tcp_closes_silently_and_bfd_says_admin_down_after_it() -> None:
+    bench = Bench()
+    bench.apply(replace(PEER, graceful_restart=15), route("203.0.113.1/32"))
+    bench.establish(graceful_restart=15)
+    session = bench.machine.bfd("tor")
+    assert session is not None
+    session.receive(Packet(BfdState.DOWN, 0, 3, 7, 0, 50_000, 50_000), 20)
+    session.receive(Packet(BfdState.UP, 0, 3, 7, session.discriminator, 50_000, 50_000), 20)
+    assert session.state is BfdState.UP
+    bench.routing.turn(20)
+    bench.routing.leave(30)
+    ((_, hangup),) = bench.machine.actions()
+    assert hangup == Hangup(bench.dial, b""), "a NOTIFICATION would end graceful restart"
+    assert session.state is BfdState.UP
+    assert not bench.routing.left
+    bench.routing.on_deadline(30.11)
+    assert Packet.decode(session.pending()[-1]).state is BfdState.ADMIN_DOWN
+    assert bench.routing.left
+
+
+def test_a_removed_peer_gets_a_hard_reset_where_notifications_would_keep_routes() -> None:
+    bench = Bench()
+    bench.apply(replace(PEER, graceful_restart=15), route("203.0.113.1/32"))
+    bench.establish(graceful_restart=15)
+    session = bench.machine.bfd("tor")
+    bench.apply(route("203.0.113.1/32"), now=30)
+    assert session is not None
+    ((_, ending),) = bench.machine.ending_bfd()
+    assert ending is session
+    assert Packet.decode(session.pending()[-1]).state is BfdState.ADMIN_DOWN
+    bench.routing.on_deadline(31.5)
+    ((_, hangup),) = bench.machine.actions()
+    assert hangup.last[-4:] == bytes((6, 9, 6, 3))  # type: ignore[union-attr]
 
 
 def test_the_identifier_is_the_nodes_address_or_made_of_its_name() -> None:

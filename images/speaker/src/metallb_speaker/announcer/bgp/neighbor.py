@@ -109,6 +109,12 @@ class Neighbor:
         return self._connections.get(self._session) if self._session is not None else None
 
     @property
+    def keeps_routes(self) -> bool:
+        """Graceful restart is agreed: the peer keeps our routes when the connection ends without a NOTIFICATION."""
+        session = self.connection
+        return session is not None and session.negotiated is not None and session.negotiated.graceful_restart
+
+    @property
     def stopped(self) -> bool:
         """After `stop`: nothing is left to be sent or waited for."""
         return self._stopping and not self._connections and self._dialing is None
@@ -150,8 +156,7 @@ class Neighbor:
             self._actions.append(Hangup(self._dialing))
             self._dialing = None
         session = self.connection
-        negotiated = session.negotiated if session else None
-        keep = negotiated is not None and negotiated.graceful_restart and not deconfigured
+        keep = self.keeps_routes and not deconfigured
         for token, connection in list(self._connections.items()):
             if token != self._session or keep:
                 notification = None if keep and token == self._session else self._goodbye(text, deconfigured)

@@ -17,6 +17,7 @@ from metallb_speaker.announcer.bfd.lateness import Lateness
 from metallb_speaker.announcer.bfd.session import Down, Profile, Session
 from metallb_speaker.announcer.bfd.session import Up as BfdUp
 from metallb_speaker.announcer.bfd.wire import Diagnostic
+from metallb_speaker.announcer.bfd.wire import State as BfdState
 from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute
 
 from .neighbor import Action, AttemptFailed, Neighbor, SessionDown, SessionUp
@@ -24,6 +25,9 @@ from .rib import RouteAttributes
 from .settings import Settings
 from .wire.capabilities import Family
 from .wire.prefix import Prefix, parse
+
+#: Seconds between closing TCP and BFD's AdminDown, where graceful restart keeps the routes.
+SILENCE_WAIT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class BgpSpeaker:
         self._had_session: set[str] = set()
         self._events: list[PeerEvent] = []
         self._stopping = False
+        self._silence_at = float("inf")
 
     # --- wishes ---------------------------------------------------------------------------------
 
@@ -203,16 +208,31 @@ class BgpSpeaker:
         self._end_bfd(key, peer, now)
 
     def stop(self, now: float, text: str = "") -> None:
-        """Leave in order: BFD first says that it is no failure, then each neighbour is left as it was agreed."""
+        """Leave in order: BFD says that it is no failure, and each neighbour is left as it was agreed.
+
+        Where graceful restart keeps the routes, TCP closes first: some routers (BIRD) take them away on AdminDown
+        while the session stands, though RFC 5882 section 3.2 says that they should not.
+        """
         self._stopping = True
-        for session in self._bfd.values():
-            session.shutdown(now)
+        for key, session in self._bfd.items():
+            if self._neighbors[key].keeps_routes:
+                self._silence_at = now + SILENCE_WAIT
+            else:
+                session.shutdown(now)
         for neighbor in self._neighbors.values():
             neighbor.stop(now, text=text)
 
+    def _silence(self, now: float) -> None:
+        self._silence_at = float("inf")
+        for session in self._bfd.values():
+            if session.state is not BfdState.ADMIN_DOWN:
+                session.shutdown(now)
+
     @property
     def stopped(self) -> bool:
-        return all(n.stopped for n in [*self._neighbors.values(), *self._leaving.values()])
+        return self._silence_at == float("inf") and all(
+            n.stopped for n in [*self._neighbors.values(), *self._leaving.values()]
+        )
 
     # --- for the edge -----------------------------------------------------------------------------
 
@@ -249,9 +269,11 @@ class BgpSpeaker:
         times = [n.deadline() for n in self._neighbors.values()]
         times += [n.deadline() for n in self._leaving.values()]
         times += [s.deadline() for s in self._bfd.values()]
-        return min(times, default=float("inf"))
+        return min([self._silence_at, *times])
 
     def on_deadline(self, now: float) -> None:
+        if now >= self._silence_at:
+            self._silence(now)
         for session in self._bfd.values():  # first: its timers are the tightest
             if now >= session.deadline():
                 session.on_deadline(now)
