@@ -52,6 +52,10 @@ class Router(ABC):
     def routes(self) -> dict[str, Learnt]:
         """Prefix -> what was learnt from us."""
 
+    def ask(self, question: str) -> Any:
+        """What the router's own command line says; parsed where it speaks JSON."""
+        raise LookupError(f"{self.name} is not asked for {question!r}")
+
 
 class Bird(Router):
     name = "bird"
@@ -91,7 +95,8 @@ class Bird(Router):
 
     def routes(self) -> dict[str, Learnt]:
         out: dict[str, Learnt] = {}
-        prefix, hop, communities = "", "", []
+        communities: list[str] = []
+        prefix, hop = "", ""
         for line in [*self.ask("show route protocol metallb all").splitlines(), "0.0.0.0/0 end"]:
             word = line.split()[0] if line.split() else ""
             if "/" in word and line[0] not in " \t":
@@ -150,9 +155,9 @@ class Frr(Router):
         (self.folder / "frr.conf").write_text("\n".join(lines) + "\n")
         sh("chown", "-R", "frr:frr", str(self.folder))
         zserv, vty = f"{self.folder}/zserv", str(self.folder)
-        daemons = [("zebra", [])]
+        daemons: list[tuple[str, list[str]]] = [("zebra", [])]
         if s.bfd_ms:
-            daemons.append(("bfdd", ["--bfdctl", f"{self.folder}/bfdd.sock"]))  # type: ignore[list-item]
+            daemons.append(("bfdd", ["--bfdctl", f"{self.folder}/bfdd.sock"]))
         daemons.append(("bgpd", []))
         for daemon, extra in daemons:
             self.lab.popen(

@@ -292,9 +292,7 @@ def test_an_ordered_stop_tells_the_operator_why(lab: Lab) -> None:
     agent.order(stop="node maintenance")
     until(
         "GRACEFUL_SHUTDOWN was seen",
-        lambda: (
-            "65535:0" in there.routes().get(V4, there.routes().get(V4)).communities if V4 in there.routes() else False
-        ),
+        lambda: V4 in (seen := there.routes()) and "65535:0" in seen[V4].communities,
         3,
     )
     agent.process.wait(5)

@@ -207,9 +207,9 @@ class EchoEdge:
         versions: set[int] = {ipaddress.ip_address(p.address).version for p in wanted.values()}
         for gone_version in self._loopers.keys() - versions:
             self._close(self._loopers.pop(gone_version))
-        for version in versions - self._loopers.keys():
+        for missing in versions - self._loopers.keys():
             try:
-                self._loopers[version] = self._looper(version)
+                self._loopers[missing] = self._looper(missing)
                 self.errors.pop(f"port {ECHO_PORT}", None)
             except OSError as error:
                 self.errors[f"port {ECHO_PORT}"] = f"cannot loop BFD echo packets: {error}"
