@@ -8,6 +8,7 @@ import json
 import ssl
 import tempfile
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ class KubeApi:
         if answer.status // 100 != 2:
             raise ClusterError(f"{method} {path}: {answer.status} {text.strip()[:500]}")
         return text
+
+    def lines(self, path: str, timeout: float = 60.0) -> Iterator[bytes]:
+        """The lines of an answer that goes on, such as a watch's. Raises OSError after `timeout` without one."""
+        connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls)
+        try:
+            connection.request("GET", path)
+            yield from iter(connection.getresponse().readline, b"")
+        finally:
+            connection.close()
 
     def get(self, path: str) -> dict[str, Any]:
         return dict(json.loads(self.text(path)))
