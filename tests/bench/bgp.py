@@ -117,11 +117,7 @@ def into_bird(name: str, count: int) -> float:
                 time.sleep(0.001)
             done = time.time()
         log = (lab.folder / "bird.log").read_text()
-        line = [
-            one
-            for one in log.splitlines()
-            if "Incoming connection from" in one
-        ][-1]
+        line = [one for one in log.splitlines() if "Incoming connection from" in one][-1]
         return done - datetime.fromisoformat(line[:26]).timestamp()
 
 
