@@ -86,7 +86,12 @@ def test_names_agree_with_each_other(found: list[Object]) -> None:
     assert named["leases"] == [controller["METALLB_LEASE_NAME"]]
     assert named["configmaps"] == [controller["METALLB_ACCEPTED_CONFIG"]] == [cluster["METALLB_ACCEPTED_CONFIG"]]
     assert named["secrets"] == [controller["METALLB_ML_SECRET_NAME"]] == ["memberlist"]
-    assert announcer["METALLB_ML_SECRET_KEY"]["secretKeyRef"] == {"name": "memberlist", "key": "secretkey"}
+    assert announcer["METALLB_ML_SECRET_KEY"]["secretKeyRef"] == {
+        "name": "memberlist",
+        "key": "secretkey",
+        "optional": True,
+    }
+    assert announcer["METALLB_ML_SECRET_NAME"] == cluster["METALLB_ML_SECRET_NAME"] == "memberlist"
     assert announcer["METALLB_ML_LABELS"] == cluster["METALLB_ML_LABELS"] == "app=metallb,component=speaker"
     assert "--config=config" in container(one(found, "Deployment"), "controller")["args"]
     assert "--config=config" in container(one(found, "DaemonSet"), "cluster")["args"]

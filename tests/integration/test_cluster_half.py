@@ -232,3 +232,36 @@ def test_only_the_accepted_configuration(server: ApiServer, tmp_path: Path) -> N
             assert announcer.of(Member)
 
     asyncio.run(main())
+
+
+def test_the_membership_key_is_handed_over_once_the_secret_is_there(server: ApiServer, tmp_path: Path) -> None:
+    secrets, found = f"/api/v1/namespaces/{NAMESPACE}/secrets", tmp_path / "memberlist.key"
+    flags = (f"--socket={tmp_path}/s.sock", "--ml-secret-name=memberlist")
+
+    async def main() -> None:
+        may = [*NAMESPACE_RULES, {**rule("", ["secrets"], ["get"]), "resourceNames": ["memberlist"]}]
+        async with running(server, grant(server, "keyed", CLUSTER_RULES, may), tmp_path, *flags) as announcer:
+            await until(lambda: announcer.of(Member))
+            assert not found.exists()
+            data = {"secretkey": base64.b64encode(b"the key").decode()}
+            server.create(secrets, {"metadata": {"name": "memberlist"}, "data": data})
+            await until(found.exists)
+            assert found.read_text() == "the key"
+
+    try:
+        asyncio.run(main())
+    finally:
+        server.delete(f"{secrets}/memberlist")
+
+
+def test_without_the_right_to_read_it_an_empty_key_says_so(server: ApiServer, tmp_path: Path) -> None:
+    found = tmp_path / "memberlist.key"
+    flags = (f"--socket={tmp_path}/s.sock", "--ml-secret-name=withheld")
+
+    async def main() -> None:
+        token = grant(server, "keyless", CLUSTER_RULES, NAMESPACE_RULES)
+        async with running(server, token, tmp_path, *flags):
+            await until(found.exists)
+            assert found.read_text() == ""
+
+    asyncio.run(main())

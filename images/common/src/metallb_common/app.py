@@ -93,6 +93,10 @@ class Options:
             raise TypeError(name)
         return value
 
+    def with_text(self, name: str, value: str) -> Options:
+        """The same options, but for one."""
+        return Options({**self._values, name: value}, self.given | {name})
+
     def number(self, name: str) -> int:
         value = self._values[name]
         if not isinstance(value, int) or isinstance(value, bool):

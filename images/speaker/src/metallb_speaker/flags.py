@@ -17,6 +17,12 @@ FLAGS = (
     Flag("ml-labels", "", "labels of the speaker pods: the membership's seeds", env="METALLB_ML_LABELS"),
     Flag("ml-secret-key", "", "key that authenticates the membership", env="METALLB_ML_SECRET_KEY"),
     Flag(
+        "ml-secret-name",
+        "",
+        "Secret with that key: the cluster half hands it over, and the announcer waits for it",
+        env="METALLB_ML_SECRET_NAME",
+    ),
+    Flag(
         "mode",
         "both",
         "what to run: the announcer with the cluster half as its child, or one of the two",

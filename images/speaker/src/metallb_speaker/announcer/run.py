@@ -7,6 +7,7 @@ while the rest is still being imported.
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 STOP_WAIT = 1.5
 #: Seconds between two writings of what is desired, at least.
 KEEP_EVERY = 2.0
+#: Where the cluster half leaves the membership's key, beside the socket, and how often it is looked for.
+KEY_FILE = "memberlist.key"
+KEY_LOOK = 0.1
 #: Seconds between two looks for cyclic garbage, and new objects that one may cost at most (half a millisecond).
 TIDY_EVERY = 20.0
 TIDY_MOST = 5000
@@ -60,6 +64,7 @@ def _run(options: app.Options, stop: app.Stop, argv: Sequence[str], output: Outp
     loop.turn(0.0)
     output.drain()
 
+    options = with_key(loop, options, stop)
     process = Process(loop, registry, options, argv)
     try:
         process.open()
@@ -92,6 +97,28 @@ def _tidy(loop: Loop, now: float, most: int = TIDY_MOST) -> None:
         gc.collect()
     gc.freeze()
     loop.at(now + TIDY_EVERY, lambda now: _tidy(loop, now))
+
+
+def with_key(loop: Loop, options: app.Options, stop: app.Stop) -> app.Options:
+    """The options with the membership's key, once the cluster half has handed it over (`cluster/memberkey.py`).
+
+    Waits only where that was asked for and the environment has no key: the pod started before the Secret was made.
+    """
+    wanted = options.text("mode") == "announcer" and options.text("ml-bindaddr") and options.text("ml-labels")
+    if not wanted or options.text("ml-secret-key") or not options.text("ml-secret-name"):
+        return options
+    path = os.path.join(os.path.dirname(options.text("socket")), KEY_FILE)
+    said = False
+    while not stop.asked:
+        try:
+            with open(path, encoding="utf-8") as file:
+                return options.with_text("ml-secret-key", file.read())
+        except OSError as failure:
+            if not said:
+                said = True
+                logs.info(op="members", msg="waiting for the membership key", reason=str(failure))
+        loop.turn(KEY_LOOK)
+    return options
 
 
 def _explain(failure: OSError) -> str:

@@ -22,6 +22,7 @@ from metallb_speaker import stream
 from metallb_speaker.cluster.engine import Engine
 from metallb_speaker.cluster.follow import ConfigFollower
 from metallb_speaker.cluster.link import Link
+from metallb_speaker.cluster.memberkey import share
 from metallb_speaker.cluster.pods import PodFollower
 from metallb_speaker.cluster.secrets import PasswordReader
 from metallb_speaker.cluster.view import (
@@ -78,6 +79,9 @@ class Cluster:
                 field_selector=f"metadata.name={accepted or options.text('config')}",
             ),
         }
+        secret, folder = options.text("ml-secret-name"), os.path.dirname(options.text("socket"))
+        # Without a name there is nothing to hand over; as a child, the announcer has the key from its own environment.
+        self._share = share(api, namespace, secret, folder) if secret and isinstance(where, str) else None
         self._updates = 0
         self._synced = False
 
@@ -92,6 +96,7 @@ class Cluster:
             "passwords": self._passwords.run(),
             "syncing": self._wait_for_lists(),
             "watchdog": Watchdog().run(),
+            **({"key": self._share} if self._share is not None else {}),
         }
 
     async def _wait_for_lists(self) -> None:
