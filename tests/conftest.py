@@ -7,12 +7,14 @@ failure, but for the kernel features named in ALLOWED_SKIPS, one by one.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from metallb_common.obs import logs
 
 #: Reasons that a skip may give in CI: features that the kernel of the build machines lacks, and the
 #: corpus of real configurations that only some checkouts have beside them.
@@ -53,6 +55,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [i for i in items if i.get_closest_marker("accept") is None]
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("accept")])
         items[:] = chosen
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_at_the_start() -> Iterator[None]:
+    """The level and stream of the logs are the process's: what one test sets, the next must not find."""
+    kept = logs._threshold, logs._stream
+    logs._threshold, logs._stream = logs.LEVELS["info"], None
+    yield
+    logs._threshold, logs._stream = kept
 
 
 @pytest.fixture(autouse=True)
