@@ -120,6 +120,13 @@ class Processes:
                 return
         raise ClusterError(f"{name} does not end")
 
+    def forget(self, name: str) -> None:
+        """Stop it, and let it be no part of the cluster any more: its absence is no fault then."""
+        self.stop(name)
+        for file in self._folder.glob(f"{name}.*"):
+            if file.suffix != ".log":
+                file.unlink()
+
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Send a signal; False if the recorded process does not run any more."""
         pid = self.pid(name)

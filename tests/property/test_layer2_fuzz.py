@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metallb_speaker.announcer.layer2 import arp, bpf, ndp, rtnetlink
@@ -85,7 +85,14 @@ def test_an_answer_leaves_only_for_a_valid_question(frame: bytes) -> None:
         assert set(port.drops) <= set(eth.REASONS)
 
 
+#: A request for somebody else's address with ours as its sender: neither filter nor port takes it for a claim.
+ASKS_FOR_ANOTHER = bytes.fromhex(
+    "010000000000" "000000000000" "0806" "0001080006040001" "000000000001" "0a090064" "000000000000" "00000000"
+)
+
+
 @given(frames)
+@example(ASKS_FOR_ANOTHER)
 @settings(max_examples=1500, deadline=None)
 def test_the_filter_never_refuses_what_would_be_answered(frame: bytes) -> None:
     """Nor a claim that must be heard: what the machine would act on, the kernel lets through."""

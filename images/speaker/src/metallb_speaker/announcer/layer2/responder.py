@@ -88,7 +88,8 @@ class Port:
             return eth.BAD_SENDER
         if message.op not in (arp.REQUEST, arp.REPLY):
             return eth.NOT_A_REQUEST
-        if message.spa in self.arp:
+        # A request for another host's address never comes this far (`filter`), whoever it claims to be from.
+        if message.spa in self.arp and (message.op == arp.REPLY or message.tpa in self.arp):
             if self._heard is not None:
                 self._heard(Heard(message.spa, message.sha, message.is_gratuitous))
             return eth.FOREIGN_CLAIM
