@@ -86,9 +86,7 @@ def test_an_answer_leaves_only_for_a_valid_question(frame: bytes) -> None:
 
 
 #: A request for somebody else's address with ours as its sender: neither filter nor port takes it for a claim.
-ASKS_FOR_ANOTHER = bytes.fromhex(
-    "010000000000" "000000000000" "0806" "0001080006040001" "000000000001" "0a090064" "000000000000" "00000000"
-)
+ASKS_FOR_ANOTHER = bytes.fromhex("010000000000000000000000080600010800060400010000000000010a09006400000000000000000000")
 
 
 @given(frames)
