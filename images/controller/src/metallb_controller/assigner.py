@@ -14,8 +14,9 @@ from metallb_common.config.model import Config
 from metallb_common.kube.events import ObjectRef
 from metallb_common.kube.views import Service
 from metallb_common.obs import logs
-from metallb_controller.allocator import Allocator, Conflict, Refusal, quoted
-from metallb_controller.plan import Plan, Say, adopt, needs_write, plan, status_addresses
+from metallb_controller.allocator import Allocator, Conflict, quoted
+from metallb_controller.plan import Plan, Say, adopt, current, needs_write, plan
+from metallb_controller.sharing import Allocation
 from metallb_controller.tracked import Tracked, newer
 from metallb_controller.wishes import Rules
 
@@ -123,6 +124,9 @@ class Assigner:
             obj.decided, obj.said, obj.announced = known.decided, known.said, known.announced
         self.services[key] = obj
         self._dirty[key] = None
+        held = self.allocator.held.get(key)
+        if held is not None:
+            self._hold(key, current(obj.view, self.allocator, held))
 
     def _gone(self, key: str) -> None:
         known = self.services.pop(key, None)
@@ -166,20 +170,20 @@ class Assigner:
         """Before anything new is given: every status says who holds what. The oldest comes first."""
         for tracked in sorted(self.services.values(), key=lambda t: seniority(t.view)):
             if tracked.view.key not in self.allocator.held:
-                self._adopt(tracked)
+                self._adopt(tracked, at_start=True)
         self._mark_all()
 
-    def _adopt(self, tracked: Tracked) -> None:
+    def _adopt(self, tracked: Tracked, *, at_start: bool) -> None:
         view = tracked.view
-        found = adopt(view, self.allocator)
-        if isinstance(found, Refusal):
-            text = f"{quoted(status_addresses(view))} is taken back: {found.text}"
+        found = adopt(view, self.allocator, at_start=at_start)
+        if found.lost:
+            text = f"{quoted(found.lost)} is taken back: {found.why}"
             self._outside.tell(view, Say("Warning", "DuplicateAddress", text))
             logs.error(
-                op="adopt", service=view.key, error=found.text, msg="an address had two owners; the younger loses it"
+                op="adopt", service=view.key, error=found.why, msg="an address had two owners; the younger loses it"
             )
-        elif found is not None:
-            self.allocator.hold(view.key, found)
+        if found.hold is not None:
+            self.allocator.hold(view.key, found.hold)
 
     # --- reconciling ------------------------------------------------------------------------------
 
@@ -224,7 +228,7 @@ class Assigner:
             return
         try:
             if key not in self.allocator.held and tracked.view.ingress_ips:
-                self._adopt(tracked)
+                self._adopt(tracked, at_start=False)
             labels = None if self.namespaces is None else self.namespaces.get(tracked.view.namespace)
             decided = plan(tracked.view, self.allocator, self._rules, labels)
         except Exception as error:  # a defect met by one Service must not stop the others
@@ -235,18 +239,10 @@ class Assigner:
 
     def _commit(self, tracked: Tracked, decided: Plan) -> None:
         view, key = tracked.view, tracked.view.key
-        held = self.allocator.held.get(key)
         if decided.hold is None:
             self._release(key)
-        elif decided.hold != held:
-            neighbours = {n for a in decided.hold.addresses for n in self.allocator.holders(a)}
-            self.allocator.hold(key, decided.hold)
-            if held is not None and not set(held.addresses) <= set(decided.hold.addresses):
-                self._freed()
-            if decided.hold.keys[0] or (held is not None and held.keys[0]):
-                self._wake = bool(self.waiting) or self._wake  # new chances to share
-            if held is not None and (held.keys, held.wanted) != (decided.hold.keys, decided.hold.wanted):
-                self._dirty.update(dict.fromkeys(n for n in sorted(neighbours) if n != key and n in self.services))
+        else:
+            self._hold(key, decided.hold)
         if decided.waiting:
             self.waiting[key] = decided.signature
         else:
@@ -263,6 +259,19 @@ class Assigner:
         tracked.decided = None  # done: what it says is in the object now
         if view.type != "LoadBalancer":
             self.services.pop(key, None)  # nothing of ours is left on it
+
+    def _hold(self, key: str, new: Allocation) -> None:
+        held = self.allocator.held.get(key)
+        if new == held:
+            return
+        neighbours = {n for a in new.addresses for n in self.allocator.holders(a)}
+        self.allocator.hold(key, new)
+        if held is not None and not set(held.addresses) <= set(new.addresses):
+            self._freed()
+        if new.keys[0] or (held is not None and held.keys[0]):
+            self._wake = bool(self.waiting) or self._wake  # new chances to share
+        if held is not None and (held.keys, held.wanted) != (new.keys, new.wanted):
+            self._dirty.update(dict.fromkeys(n for n in sorted(neighbours) if n != key and n in self.services))
 
     def _release(self, key: str) -> bool:
         if not self.allocator.release(key):

@@ -56,20 +56,49 @@ def status_addresses(service: Service) -> tuple[Address, ...]:
     return tuple(a for a in map(parse_address, service.ingress_ips) if a is not None)
 
 
-def adopt(
-    service: Service, allocator: Allocator, labels: Mapping[str, str] | None = None
-) -> Allocation | Refusal | None:
-    """The record of what the status says that this Service holds; None when it says nothing of ours.
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What of a status can be the Service's; `lost` are addresses that somebody else has, and `why`."""
 
-    Judged by sharing alone. A Refusal: somebody else holds it, and there is no right to share.
+    hold: Allocation | None
+    lost: tuple[Address, ...] = ()
+    why: str = ""
+
+
+def adopt(service: Service, allocator: Allocator, *, at_start: bool) -> Adopted:
+    """The record of what the status says that this Service holds; nothing when it says nothing of ours.
+
+    Judged by sharing alone, and each address by itself: of two, one may be lost and the other is kept.
+    `at_start`, before anything new is given, sharers whose ports were edited apart keep what they have;
+    later, a status that nobody here wrote gives no more right than a wish.
     """
     chosen: dict[int, Address] = {}
     for address in status_addresses(service):
         if allocator.table.find(address) is not None:
             chosen.setdefault(address.version, address)
     if not chosen or service.type != "LoadBalancer":
-        return None
-    return allocator.join(_bare_wish(service), chosen.values(), adopt=True)
+        return Adopted(None)
+    asked = _bare_wish(service)
+    refused = {a: r for a in chosen.values() if isinstance(r := allocator.join(asked, (a,), adopt=at_start), Refusal)}
+    kept = [a for a in chosen.values() if a not in refused]
+    found = allocator.join(asked, kept, adopt=at_start) if kept else None
+    why = "; ".join(dict.fromkeys(r.text for r in refused.values()))
+    return Adopted(None if isinstance(found, Refusal) else found, tuple(refused), why)
+
+
+def current(service: Service, allocator: Allocator, held: Allocation) -> Allocation:
+    """`held` by what the object says now: its ports at once, its keys as far as the other holders agree.
+
+    Addresses do not change here. Whoever is planned next is judged by it, also when this Service's own
+    plan comes later.
+    """
+    asked = _bare_wish(service)
+    if service.type != "LoadBalancer" or (asked.ports, asked.keys) == (held.ports, held.wanted):
+        return held
+    agreed = allocator.join(asked, held.addresses)
+    if isinstance(agreed, Refusal):
+        return Allocation(held.addresses, held.pools, asked.ports, held.keys, asked.keys)
+    return agreed
 
 
 def _bare_wish(service: Service) -> Wish:

@@ -37,6 +37,7 @@ class _Shared:
     holders: dict[str, Allocation] = field(default_factory=dict)
     ports: dict[ServicePort, set[str]] = field(default_factory=dict)
     keys: dict[Keys, int] = field(default_factory=dict)  # how many holders go by them
+    wanted: dict[Keys, int] = field(default_factory=dict)  # how many holders ask for them
 
 
 @dataclass(slots=True)
@@ -96,20 +97,21 @@ class Holders:
         if not keys[0]:
             return False
         mine = held.holders.get(key)
-        same = held.keys.get(keys, 0) - (mine is not None and mine.keys == keys)
-        if same == others:
+        if mine is None:  # who comes anew must agree with what every holder says now, whatever is in force
+            return held.wanted.get(keys, 0) == others
+        if held.keys.get(keys, 0) - (mine.keys == keys) == others:
             return True
         # All holders may be on their way to the same new key, one edit after the other.
         return all(keys in (a.keys, a.wanted) for h, a in held.holders.items() if h != key)
 
     def friends(self, key: str, address: Address, sharing: str) -> bool:
-        """Whether every other holder goes by this sharing key (not empty), ports and backends aside."""
+        """Whether every other holder asks for this sharing key (not empty), ports and backends aside."""
         held = self._by_address.get(address)
         if held is None or held == key:
             return True
         if isinstance(held, str) or not sharing:
             return False
-        return all(a.keys[0] == sharing for h, a in held.holders.items() if h != key)
+        return all(a.wanted[0] == sharing for h, a in held.holders.items() if h != key)
 
     def joinable(self, keys: Keys, ports: tuple[ServicePort, ...]) -> set[Address]:
         """Addresses held under these keys on which none of the ports is taken."""
@@ -136,7 +138,8 @@ class Holders:
                     raise RuntimeError(f"{address} is held by {held}, which does not share it")
                 held = self._by_address[address] = _Shared()
             held.holders[key] = allocation
-            held.keys[allocation.keys] = held.keys.get(allocation.keys, 0) + 1
+            _count(held.keys, allocation.keys, 1)
+            _count(held.wanted, allocation.wanted, 1)
             for port in allocation.ports:
                 held.ports.setdefault(port, set()).add(key)
             group = self._groups.setdefault(allocation.keys, _Group())
@@ -154,9 +157,8 @@ class Holders:
                 freed.append(address)
                 continue
             del held.holders[key]
-            held.keys[allocation.keys] -= 1
-            if not held.keys[allocation.keys]:
-                del held.keys[allocation.keys]
+            _count(held.keys, allocation.keys, -1)
+            _count(held.wanted, allocation.wanted, -1)
             for port in set(allocation.ports):
                 users = held.ports[port]
                 users.discard(key)
@@ -179,6 +181,12 @@ class Holders:
             group.addresses.discard(address)
             if not group.addresses:
                 del self._groups[allocation.keys]
+
+
+def _count(counts: dict[Keys, int], keys: Keys, step: int) -> None:
+    counts[keys] = counts.get(keys, 0) + step
+    if not counts[keys]:
+        del counts[keys]
 
 
 def _users(held: _Shared, port: ServicePort) -> list[Allocation]:

@@ -1,0 +1,168 @@
+"""Sharers whose edits come together, contradict each other or outlive a restart: what the objects say counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from metallb_controller.sharing import Allocation
+from tests.unit.controller.make import World, pool, service, world
+
+P = pool("p", "192.0.2.0/30")
+DUAL = pool("d", "198.51.100.0/30", "2001:db8::/126")
+SHARE = "metallb.universe.tf/allow-shared-ip"
+
+
+def held(made: World, name: str) -> Allocation:
+    return made.assigner.allocator.held[f"default/{name}"]
+
+
+def test_who_joins_is_judged_by_edits_of_the_holder_that_wait_beside_it() -> None:
+    """The older Service is planned first: it must not join an address by ports that its holder has left."""
+    made = world(DUAL)
+    made.put(service("old", families="6", ports=("TCP/1",), created=1))
+    made.put(service("holder", families="46", policy="PreferDualStack", ports=("UDP/80",), share="k", created=2))
+    made.settle()
+    assert made.ips("holder") == ("198.51.100.0", "2001:db8::1")
+    # One batch: the holder takes the port (and with Local other backends), then the older wants its address.
+    made.edit("default/holder", ports=service(ports=("TCP/1",)).ports, external_traffic_policy="Local")
+    asked = service(share="k", addresses="2001:db8::1").annotations
+    made.edit("default/old", annotations={**made.objects["default/old"].annotations, **asked})
+    made.settle()
+    assert made.ips("old") == ("2001:db8::",)
+    assert made.ips("holder") == ("198.51.100.0", "2001:db8::1")
+    assert any("AllocationFailed" in text for text in made.said("old"))
+    assert not any("AllocationFailed" in text for text in made.said("holder"))
+
+
+@pytest.mark.parametrize("change", ["ports", "key"])
+def test_a_newcomer_is_judged_by_an_edit_that_waits_beside_it(change: str) -> None:
+    made = world(P)
+    made.put(service("holder", ports=("TCP/80",), share="k", created=9))
+    made.settle()
+    if change == "ports":
+        made.edit("default/holder", ports=service(ports=("TCP/443",)).ports)
+    else:
+        made.edit("default/holder", annotations={SHARE: "l"})
+    made.put(service("new", ports=("TCP/443",), share="k", created=1))
+    made.settle()
+    assert made.ips("holder") == ("192.0.2.0",)
+    assert made.ips("new") == ("192.0.2.1",)
+
+
+def test_ports_of_a_service_that_contradicts_itself_are_taken_all_the_same() -> None:
+    made = world(P)
+    made.put(service("holder", ports=("TCP/80",), share="k", created=1))
+    made.settle()
+    both = {"metallb.io/address-pool": "p", "metallb.universe.tf/address-pool": "q"}
+    made.edit(
+        "default/holder",
+        annotations={**made.objects["default/holder"].annotations, **both},
+        ports=service(ports=("TCP/443",)).ports,
+    )
+    made.settle()
+    made.put(service("new", ports=("TCP/443",), share="k", created=2))
+    made.put(service("friend", ports=("TCP/80",), share="k", created=3))
+    made.settle()
+    assert (made.ips("holder"), made.ips("new")) == (("192.0.2.0",), ("192.0.2.1",))
+    assert made.ips("friend") == ("192.0.2.0",)
+
+
+def test_nobody_joins_sharers_whose_keys_were_edited_apart() -> None:
+    """The newcomer's key would not be equal to that of every holder, and a restart would make it a rival."""
+    made = world(P)
+    made.put(service("one", ports=("TCP/1",), share="k", created=1))
+    made.put(service("two", ports=("TCP/2",), share="k", created=2))
+    made.settle()
+    assert made.ips("one") == made.ips("two") == ("192.0.2.0",)
+    made.edit("default/one", annotations={SHARE: "l"})
+    made.settle()
+    made.put(service("three", ports=("TCP/3",), share="k", created=3))
+    made.put(service("four", ports=("TCP/4",), share="l", created=4))
+    made.settle()
+    assert made.ips("one") == made.ips("two") == ("192.0.2.0",)
+    assert made.ips("three") != ("192.0.2.0",) != made.ips("four")
+    # When they agree again, whoever comes may join.
+    made.edit("default/two", annotations={SHARE: "l"})
+    made.settle()
+    made.put(service("five", ports=("TCP/5",), share="l", addresses="192.0.2.0", created=5))
+    made.settle()
+    assert made.ips("five") == ("192.0.2.0",)
+
+
+def test_an_edit_that_makes_room_wakes_who_waits() -> None:
+    made = world(pool("one", "192.0.2.0/32"))
+    made.put(service("holder", ports=("TCP/80",), share="k", created=1))
+    made.put(service("late", ports=("TCP/80",), share="k", created=2))
+    made.settle()
+    assert made.ips("late") == ()
+    made.edit("default/holder", ports=service(ports=("TCP/443",)).ports)
+    made.settle()
+    assert made.ips("holder") == made.ips("late") == ("192.0.2.0",)
+
+
+def test_an_edited_key_is_met_when_the_other_sharer_says_the_same_later() -> None:
+    made = world(P)
+    made.put(service("one", ports=("TCP/1",), share="k", created=1))
+    made.put(service("two", ports=("TCP/2",), share="k", created=2))
+    made.settle()
+    for name in ("one", "two"):
+        made.edit(f"default/{name}", annotations={SHARE: "l"})
+        made.settle()
+    assert held(made, "one").keys == held(made, "two").keys == ("l", "")
+    assert made.ips("one") == made.ips("two") == ("192.0.2.0",)
+
+
+def test_a_status_that_is_not_cleared_yet_gives_no_right_to_a_port() -> None:
+    """Released and given on, then wanted back before the old status was overwritten."""
+    made = world(P)
+    made.put(service("web", share="k", created=1))
+    made.settle()
+    made.edit("default/web", type="ClusterIP")
+    made.put(service("heir", share="k", addresses="192.0.2.0", created=2))
+    while made.assigner.busy:
+        made.assigner.reconcile(100)
+    assert made.assigner.allocator.holders(held(made, "heir").addresses[0]) == ("default/heir",)
+    made.edit("default/web", type="LoadBalancer")
+    assert made.ips("web") == ("192.0.2.0",)  # nothing was written so far
+    made.settle()
+    assert (made.ips("web"), made.ips("heir")) == (("192.0.2.1",), ("192.0.2.0",))
+    assert any(text.startswith("DuplicateAddress") for text in made.said("web"))
+
+
+@pytest.mark.parametrize("policy", ["PreferDualStack", "RequireDualStack"])
+def test_of_two_addresses_a_restart_takes_back_only_the_one_with_two_owners(policy: str) -> None:
+    """The other one is nobody else's: an older Service that has asked for it in vain must not get it."""
+    made = world(pool("d", "198.51.100.0/31", "2001:db8::/126"))
+    made.put(service("greedy", addresses="198.51.100.1", created=1))
+    made.put(service("six", families="6", share="k", created=2))
+    made.put(service("both", families="46", policy=policy, ports=("UDP/80",), share="k", created=3))
+    made.settle()
+    assert made.ips("both") == ("198.51.100.0", "2001:db8::")
+    made.edit("default/six", annotations={})
+    made.edit("default/greedy", annotations=service(addresses="198.51.100.0").annotations)
+    made.settle()
+    before = len(made.said("both"))
+    made.restart()
+    made.settle()
+    assert made.ips("greedy") == ("198.51.100.1",)
+    assert made.ips("six") == ("2001:db8::",)
+    assert made.ips("both") == ("198.51.100.0", "2001:db8::1")
+    said = made.said("both")[before:]
+    assert said[0].startswith('DuplicateAddress: ["2001:db8::"] is taken back: ')
+    assert said[1] == 'IPAllocated: Assigned IP ["198.51.100.0" "2001:db8::1"]'
+    assert len(said) == 2
+
+
+def test_the_address_that_stays_is_kept_when_there_is_no_other_for_the_one_taken_back() -> None:
+    made = world(pool("d", "198.51.100.0/30", "2001:db8::/128"))
+    made.put(service("six", families="6", share="k", created=1))
+    made.put(service("both", families="46", policy="RequireDualStack", ports=("UDP/80",), share="k", created=2))
+    made.settle()
+    made.edit("default/six", annotations={})
+    made.settle()
+    made.restart()
+    made.settle()
+    assert (made.ips("six"), made.ips("both")) == (("2001:db8::",), ("198.51.100.0",))
+    made.remove("default/six")
+    made.settle()
+    assert made.ips("both") == ("198.51.100.0", "2001:db8::")
