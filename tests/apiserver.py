@@ -38,6 +38,20 @@ def _openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
 
+def _until_stopped(pid: int) -> None:
+    """Until every thread has stopped: a signal takes a moment to reach them all, and one may answer meanwhile."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        states = []
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):
+                states.append(stat.read_text().rpartition(")")[2].split()[0])
+        if states and all(state in "TtZX" for state in states):
+            return
+        time.sleep(0.005)
+    raise RuntimeError(f"process {pid} does not stop")
+
+
 class ApiServer:
     """Start with `with ApiServer() as server:`. `server.kubeconfig()` is the administrator's."""
 
@@ -144,6 +158,7 @@ class ApiServer:
     def pause_etcd(self) -> None:
         assert self._etcd is not None
         self._etcd.send_signal(signal.SIGSTOP)
+        _until_stopped(self._etcd.pid)
 
     def resume_etcd(self) -> None:
         assert self._etcd is not None
@@ -152,6 +167,7 @@ class ApiServer:
     def pause_api(self) -> None:
         assert self._api is not None
         self._api.send_signal(signal.SIGSTOP)
+        _until_stopped(self._api.pid)
 
     def resume_api(self) -> None:
         assert self._api is not None

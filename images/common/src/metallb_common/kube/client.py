@@ -231,7 +231,7 @@ class Api:
         if self._session.connector is not None:
             await self._session.connector.close(abort_ssl=True)
         await self._session.close()
-        await asyncio.sleep(0)  # one turn for the transports to let go of their sockets
+        await asyncio.sleep(0.05)  # some turns for the transports to let go of their sockets, TLS above TCP
 
 
 def in_pod() -> bool:
