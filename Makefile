@@ -50,8 +50,9 @@ test-fast: setup ## what needs neither root nor a cluster
 	@$(PYTEST) tests/unit tests/property tests/vectors
 
 .PHONY: test-chart
-test-chart: setup ## the chart's suites: helm-unittest, rendering, schema, parity
-	@$(PYTEST) tests/chart
+test-chart: setup ## the chart's suites: helm-unittest, rendering, schema, parity; and in a real cluster (root)
+	@bash tests/prepare.sh
+	@$(PYTEST) tests/chart tests/e2e/test_chart_objects.py tests/e2e/test_chart_lifecycle.py tests/e2e/test_upgrade.py
 
 .PHONY: test-integration
 test-integration: setup ## real packets and real routers in network namespaces (root)

@@ -81,3 +81,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
         if not any(allowed in reason for allowed in ALLOWED_SKIPS):
             report.outcome = "failed"
             report.longrepr = f"skipped in CI, where every skip is a failure: {reason}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many of each suite, so that one line shows what a run covered (chart and end to end: by file)."""
+    counts: dict[str, dict[str, int]] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            if outcome == "passed" and report.when != "call":
+                continue
+            parts = report.nodeid.split("::")[0].removeprefix("tests/").split("/")
+            suite = "/".join(parts[:2]) if parts[0] in ("chart", "e2e") else parts[0]
+            row = counts.setdefault(suite, {})
+            row[outcome] = row.get(outcome, 0) + 1
+    if len(counts) > 1:
+        terminalreporter.section("suites", sep="-")
+        width = max(map(len, counts))
+        for suite, row in sorted(counts.items()):
+            terminalreporter.write_line(f"{suite:{width}}  " + ", ".join(f"{n} {o}" for o, n in row.items()))
