@@ -36,7 +36,7 @@ OPTIONS: Final = 78
 
 
 def solicited_node(ip: bytes) -> bytes:
-    """The multicast address ff02::1:ffXX:XXXX of an IPv6 address (RFC 4291 section 2.7.1)."""
+    """The multicast address ff02::1:ff00:0 with the last 24 bits of an IPv6 address (RFC 4291 section 2.7.1)."""
     return _SOLICITED_NODE + ip[13:16]
 
 
