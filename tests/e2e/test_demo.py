@@ -42,7 +42,9 @@ class Newcomer:
     def __init__(self, name: str, output: Path) -> None:
         self.name = name
         self.output = output
-        self.environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"} | {"METALLB_DEMO": name}
+        # A newcomer's shell is not inside `make test`, which would have make tell of the folders it enters.
+        strange = ("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+        self.environment = {k: v for k, v in os.environ.items() if k not in strange} | {"METALLB_DEMO": name}
 
     def start(self, target: str) -> subprocess.Popen[bytes]:
         with open(self.output, "wb") as out:
