@@ -43,7 +43,7 @@ cluster-down: setup ## end the embedded cluster
 .PHONY: test
 test: setup lint verify ## everything once: unit, property, vectors, chart, integration, end to end
 	@bash tests/prepare.sh
-	@$(PYTEST) tests
+	@$(PY) -m tests.lanes
 
 .PHONY: test-fast
 test-fast: setup ## what needs neither root nor a cluster
@@ -52,7 +52,7 @@ test-fast: setup ## what needs neither root nor a cluster
 .PHONY: test-chart
 test-chart: setup ## the chart's suites: helm-unittest, rendering, schema, parity; and in a real cluster (root)
 	@bash tests/prepare.sh
-	@$(PYTEST) tests/chart tests/e2e/test_chart_objects.py tests/e2e/test_chart_lifecycle.py tests/e2e/test_upgrade.py
+	@$(PYTEST) tests/chart tests/e2e/test_chart_*.py tests/e2e/test_upgrade.py
 
 .PHONY: test-integration
 test-integration: setup ## real packets and real routers in network namespaces (root)

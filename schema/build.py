@@ -23,6 +23,8 @@ Schema = dict[str, Any]
 
 #: Words that only build.py and the images read: Helm must not see them.
 OWN = ("hint", "missing", "misspelt", "refused", "examples", "format")
+#: An unknown key is answered with the list of those that there are, up to this many; a longer list hides the answer.
+LISTED = 20
 #: Keywords that say what a value must be, as opposed to what is inside it.
 VALUE = (
     *("type", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength"),
@@ -89,7 +91,18 @@ def for_helm(schema: Schema) -> Schema:
         if "required" in out and condition["type"] == "object":
             condition["required"] = out["required"]  # says which key is missing; the hint says what it is
         out |= {"if": condition, "else": {"const": hint}}
+    if "properties" in out and schema.get("additionalProperties") is False:
+        # Beside "additional properties not allowed", which names the key and says nothing of what to do.
+        known = {"propertyNames": {"enum": list(out["properties"])}}
+        told = {"if": known, "else": {"const": known_keys(sorted(schema["properties"]))}}
+        out |= {"allOf": [*out.get("allOf", []), told]} if "if" in out else told
     return {k: v for k, v in out.items() if k not in OWN and not k.startswith("$schema")}
+
+
+def known_keys(keys: list[str]) -> str:
+    """What Helm prints about an object with a key that is not among these."""
+    these = "that helm show values lists" if len(keys) > LISTED else ", ".join(keys)
+    return f"a mapping with the keys {these}: correct or remove any other"
 
 
 def other_spellings(properties: Schema) -> dict[str, str]:

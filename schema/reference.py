@@ -77,8 +77,9 @@ address-pools:
   - interfaces: [eth1]
 ```
 
-Two routers, one for each rack, with BFD and the passwords in Secrets. They get one route for each address, which goes
-no further than their own AS, and one route for the whole pool, marked with a community.
+Two routers, one for each rack, with BFD and the passwords in Secrets (under `configInline`; elsewhere the speakers must
+be allowed to read these, see [`password-secret`](#password-secret)). They get one route for each address, which goes no
+further than their own AS, and one route for the whole pool, marked with a community.
 
 ```yaml
 peers:
@@ -183,7 +184,7 @@ class _Reference:
 
     def type_of(self, key: str, schema: Schema) -> str:
         if "enum" in schema:
-            return " or ".join(f"`{value}`" for value in schema["enum"])
+            return " or ".join(f"`{value}`" for value in schema["enum"] if value is not None)
         kinds = [kind for kind in _as_list(schema["type"]) if kind != "null"]
         return " or ".join(self.kind_of(key, schema, kind) for kind in kinds)
 

@@ -28,7 +28,9 @@ HEAD = """\
 Made by `schema/values_table.py`; edit `schema/official-values.yaml`.
 
 Every value of the charts of MetalLB 0.11.0 and 0.12.1 is accepted, with the effect that it had there. A values file
-for those charts needs no change. What ours has beyond them is in the [chart's README](../chart/README.md).
+for those charts needs no change, unless it has keys that they never had: those they passed over in silence, and here
+they are refused, with the right name or the keys that there are. What ours has beyond them is in the
+[chart's README](../chart/README.md).
 
 | Value | What it is | Default there | Default here | Here it is |
 |---|---|---|---|---|

@@ -103,12 +103,13 @@ class ApiServer:
             ],
         )
 
-    def start_api(self, wait: float = 90.0) -> None:
+    def start_api(self, wait: float = 90.0, *, etcd_port: int | None = None) -> None:
+        """Start it and wait until it is ready; `etcd_port` is another way to etcd than the straight one."""
         self._api = self._spawn(
             "kube-apiserver",
             [
                 str(toolchain.path("kube-apiserver")),
-                f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+                f"--etcd-servers=http://127.0.0.1:{etcd_port or self.etcd_port}",
                 f"--secure-port={self.port}",
                 "--bind-address=127.0.0.1",
                 "--advertise-address=127.0.0.1",

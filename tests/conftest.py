@@ -7,7 +7,7 @@ failure, but for the kernel features named in ALLOWED_SKIPS, one by one.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ import pytest
 
 from metallb_common.obs import logs
 
-#: Reasons that a skip may give in CI: features that the kernel of the build machines lacks, and the
-#: corpus of real configurations that only some checkouts have beside them.
+#: Reasons that a skip may give in CI: features that the kernel of the build machines lacks.
 ALLOWED_SKIPS = (
     "kernel lacks netem",
     "kernel lacks IPVS",
@@ -66,6 +65,12 @@ def _logs_as_at_the_start() -> Iterator[None]:
     logs._threshold, logs._stream = kept
 
 
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Adds to a number that the end of the run tells: a test that judges many things says how many."""
+    return lambda what, number: record_property("tally", (what, number))
+
+
 @pytest.fixture(autouse=True)
 def _needs_root(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("root") and os.geteuid() != 0:
@@ -83,19 +88,35 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
             report.longrepr = f"skipped in CI, where every skip is a failure: {reason}"
 
 
+def _suite(nodeid: str) -> str:
+    parts = nodeid.split("::")[0].removeprefix("tests/").split("/")
+    return "/".join(parts[:2]) if parts[0] in ("chart", "e2e", "integration") else parts[0]
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many of each suite, so that one line shows what a run covered (chart and end to end: by file)."""
+    """How many of each suite, in how many seconds, so that one line shows what a run covered."""
     counts: dict[str, dict[str, int]] = {}
-    for outcome in ("passed", "failed", "error", "skipped"):
+    seconds: dict[str, float] = {}
+    tallies: dict[str, int] = {}
+    for outcome in ("passed", "failed", "error", "skipped", ""):  # "": set up and torn down
         for report in terminalreporter.stats.get(outcome, ()):
-            if outcome == "passed" and report.when != "call":
+            suite = _suite(report.nodeid)
+            if not isinstance(report, pytest.TestReport):
+                continue  # a module that could not be collected: pytest tells of it itself
+            seconds[suite] = seconds.get(suite, 0.0) + report.duration
+            if not outcome or (outcome == "passed" and report.when != "call"):
                 continue
-            parts = report.nodeid.split("::")[0].removeprefix("tests/").split("/")
-            suite = "/".join(parts[:2]) if parts[0] in ("chart", "e2e") else parts[0]
             row = counts.setdefault(suite, {})
             row[outcome] = row.get(outcome, 0) + 1
+            for what, number in (value for name, value in report.user_properties if name == "tally"):
+                tallies[what] = tallies.get(what, 0) + number
     if len(counts) > 1:
         terminalreporter.section("suites", sep="-")
         width = max(map(len, counts))
         for suite, row in sorted(counts.items()):
-            terminalreporter.write_line(f"{suite:{width}}  " + ", ".join(f"{n} {o}" for o, n in row.items()))
+            found = ", ".join(f"{n} {o}" for o, n in row.items())
+            terminalreporter.write_line(f"{suite:{width}}  {found}  {seconds[suite]:.0f} s")
+    if tallies:
+        terminalreporter.section("counted", sep="-")
+        for what, number in sorted(tallies.items()):
+            terminalreporter.write_line(f"{number:6}  {what}")

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
+
 from tests.apiserver import ApiServer, Conflict, free_port
 
 NAMESPACE = "metallb-system"
@@ -112,6 +115,28 @@ class Process:
         return self.process.wait(10)
 
 
+OUR_RIGHTS = "our rights"
+ORIGINAL_RIGHTS = "the original's rights"
+
+
+class Start:
+    """Starts controllers that may do what our chart and manifests grant, or the original's, and no more."""
+
+    def __init__(self, lab: Lab, rights: str) -> None:
+        self._lab = lab
+        self.leases = rights == OUR_RIGHTS  # without, one controller at a time is all that may run
+        self.token = lab.our_account() if rights == OUR_RIGHTS else lab.original_account()
+
+    def __call__(self, *flags: str) -> Process:
+        return self._lab.controller(*flags, token=self.token)
+
+
+def only(rights: str, why: str) -> pytest.MarkDecorator:
+    """This test of `start` makes sense with these rights only, and why."""
+    assert why
+    return pytest.mark.parametrize("start", [rights], indirect=True)
+
+
 class Lab:
     """Everything a test does to the cluster, in a word each."""
 
@@ -158,9 +183,11 @@ class Lab:
         return tuple(e["ip"] for e in (item["status"].get("loadBalancer") or {}).get("ingress") or ())
 
     def events(self, name: str, kind: str = "Service") -> list[tuple[str, str, str]]:
-        """(type, reason, message) of every event about an object, oldest first."""
+        """(type, reason, message) of every event of ours about an object, oldest first."""
         items = self.server.get("/api/v1/events")["items"]
         found = [e for e in items if e["involvedObject"]["name"] == name and e["involvedObject"]["kind"] == kind]
+        # The API server tells of cluster addresses that its list does not have for a moment.
+        found = [e for e in found if (e.get("source") or {}).get("component", "").startswith("metallb")]
         found.sort(key=lambda e: int(e["metadata"]["resourceVersion"]))
         return [(e["type"], e["reason"], e["message"]) for e in found]
 
@@ -193,21 +220,45 @@ class Lab:
 
     def original_account(self) -> str:
         """The token of a ServiceAccount with exactly the original's rights."""
+        return self._account("controller", ORIGINAL_CLUSTER_RULES, ORIGINAL_RULES)
+
+    def our_account(self) -> str:
+        """The token of a ServiceAccount with exactly the rights that our manifests, made from the chart, grant.
+
+        Only the names of two objects differ here: of the Lease, and of the accepted configuration.
+        """
+        manifests = Path(__file__).resolve().parent.parent / "manifests" / "metallb.yaml"
+        objects = [o for o in yaml.safe_load_all(manifests.read_text()) if o]
+        rules: dict[str, list[dict[str, Any]]] = {"ClusterRole": [], "Role": []}
+        for binding in objects:
+            if binding["kind"] not in ("ClusterRoleBinding", "RoleBinding"):
+                continue
+            if any(s["name"] == "controller" for s in binding["subjects"]):
+                kind, name = binding["roleRef"]["kind"], binding["roleRef"]["name"]
+                (found,) = [o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name)]
+                rules[kind] += found["rules"]
+        for rule in rules["Role"]:
+            if rule["resources"] == ["leases"] and "resourceNames" in rule:
+                rule["resourceNames"] = ["metallb-controller"]
+            if rule.get("resourceNames") == ["config-accepted"]:
+                rule["resourceNames"] = ["accepted"]
+        return self._account("our-controller", rules["ClusterRole"], rules["Role"])
+
+    def _account(self, name: str, cluster: list[dict[str, Any]], local: list[dict[str, Any]]) -> str:
         rbac = "/apis/rbac.authorization.k8s.io/v1"
-        subject = [{"kind": "ServiceAccount", "name": "controller", "namespace": NAMESPACE}]
-        role = {"apiGroup": "rbac.authorization.k8s.io", "name": "metallb-original"}
+        subject = [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}]
+        role = {"apiGroup": "rbac.authorization.k8s.io", "name": name}
+        named = {"metadata": {"name": name}}
         with contextlib.suppress(Conflict):
-            name = {"metadata": {"name": "metallb-original"}}
-            self.server.create(f"{rbac}/clusterroles", {**name, "rules": ORIGINAL_CLUSTER_RULES})
-            self.server.create(
-                f"{rbac}/clusterrolebindings", {**name, "subjects": subject, "roleRef": {**role, "kind": "ClusterRole"}}
-            )
-            self.server.create(f"{rbac}/namespaces/{NAMESPACE}/roles", {**name, "rules": ORIGINAL_RULES})
-            self.server.create(
-                f"{rbac}/namespaces/{NAMESPACE}/rolebindings",
-                {**name, "subjects": subject, "roleRef": {**role, "kind": "Role"}},
-            )
-        return self.server.service_account_token(NAMESPACE, "controller")
+            for kind, rules, path in (
+                ("ClusterRole", cluster, f"{rbac}/cluster"),
+                ("Role", local, f"{rbac}/namespaces/{NAMESPACE}/"),
+            ):
+                self.server.create(f"{path}roles", {**named, "rules": rules})
+                self.server.create(
+                    f"{path}rolebindings", {**named, "subjects": subject, "roleRef": {**role, "kind": kind}}
+                )
+        return self.server.service_account_token(NAMESPACE, name)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 {{/* Which image runs, and how it is pulled. Argument everywhere: {root, component}, component controller or speaker. */}}
 
 {{/* Non-empty when the values name the original's image. It has other flags and containers, so it means "the default":
-     many people copied all of the original's default values into a file of theirs. */}}
+     many people copied all of the original's default values into a file of theirs. A bare metallb/controller is the
+     original's on Docker Hub; with a registry of the user's it is what that registry has. */}}
 {{- define "metallb.image.isOriginal" -}}
 {{- $repository := (index .root.Values .component).image.repository | default "" -}}
-{{- if regexMatch `^((.*/)?(quay\.io|docker\.io)/)?metallb/(controller|speaker)$` $repository -}}true{{- end -}}
+{{- $named := regexMatch `^(.*/)?(quay\.io|docker\.io)/metallb/(controller|speaker)$` $repository -}}
+{{- $bare := regexMatch `^metallb/(controller|speaker)$` $repository -}}
+{{- if or $named (and $bare (empty .root.Values.global.imageRegistry)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Non-empty when the tag is one of the original's: our versions begin with 1. */}}

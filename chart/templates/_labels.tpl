@@ -2,8 +2,8 @@
 
 {{/* Argument: {root, component}. What selects the pods of a component. */}}
 {{- define "metallb.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "metallb.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "metallb.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}

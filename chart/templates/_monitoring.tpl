@@ -25,7 +25,7 @@ selector:
     {{- include "metallb.selectorLabels" . | nindent 4 }}
 namespaceSelector:
   matchNames:
-    - {{ .root.Release.Namespace }}
+    - {{ .root.Release.Namespace | quote }}
 {{- end -}}
 
 {{/* Argument: {root, alert, expr, for?, rule, summary, description}. One alert, from its values. */}}

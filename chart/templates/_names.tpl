@@ -30,9 +30,16 @@
 {{- $account.name | default (and $account.create (include "metallb.speaker.fullname" .)) | default "default" -}}
 {{- end -}}
 
+{{/* Argument: {root, suffix}. Name of a Service: at most 63 letters, digits and dashes, first a letter (RFC 1035). */}}
+{{- define "metallb.serviceName" -}}
+{{- $stem := include "metallb.fullname" .root | replace "." "-" -}}
+{{- if regexMatch `^[0-9]` $stem }}{{ $stem = printf "lb-%s" $stem }}{{ end -}}
+{{- printf "%s-%s" ($stem | trunc (int (sub 62 (len .suffix))) | trimSuffix "-") .suffix -}}
+{{- end -}}
+
 {{/* The ConfigMap that the user edits. */}}
 {{- define "metallb.configMapName" -}}
-{{- .Values.existingConfigMap | default (include "metallb.fullname" .) | trunc 63 | trimSuffix "-" -}}
+{{- .Values.existingConfigMap | default (include "metallb.fullname" .) -}}
 {{- end -}}
 
 {{/* The ConfigMap in which the controller keeps what it accepted; speakers follow this one. */}}
@@ -42,7 +49,7 @@
 
 {{/* The Secret with the key that authenticates membership; the controller makes it. */}}
 {{- define "metallb.memberlistSecretName" -}}
-{{- .Values.speaker.secretName | default (printf "%s-memberlist" (include "metallb.fullname" .)) | trunc 63 | trimSuffix "-" -}}
+{{- .Values.speaker.secretName | default (printf "%s-memberlist" (include "metallb.fullname" .) | trunc 63 | trimSuffix "-") -}}
 {{- end -}}
 
 {{/* The Secret into which passwords of configInline are moved. */}}

@@ -33,6 +33,24 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Argument: digits. The address as it is usually written, IPv6 as in RFC 5952: what a peer without a name is named. */}}
+{{- define "metallb.net.text" -}}
+{{- if eq (len .) 8 -}}
+{{- $octets := list -}}
+{{- range regexFindAll `..` . -1 -}}{{- $octets = append $octets (int64 (printf "0x%s" .)) -}}{{- end -}}
+{{- join "." $octets -}}
+{{- else -}}
+{{- $text := regexReplaceAll `(^|:)0{1,3}` (regexFindAll `....` . -1 | join ":") "${1}" -}}
+{{- /* The longest run of zeros, the first of equally long ones; a single zero stays. */ -}}
+{{- range $more := list 7 6 5 4 3 2 1 -}}
+{{- if not (contains "::" $text) -}}
+{{- $text = regexSplit (printf `(^|:)0(:0){%d}(:|$)` $more) $text 2 | join "::" -}}
+{{- end -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Argument: {hex, prefix}. "LOW HIGH": the first and last address of the network of that prefix length. */}}
 {{- define "metallb.net.network" -}}
 {{- $low := "" -}}
@@ -62,6 +80,15 @@
 {{- else -}}
 {{- $parts := splitList "-" . -}}
 {{- printf "%s %s" (include "metallb.net.hex" (index $parts 0 | trimAll " \t")) (include "metallb.net.hex" (index $parts 1 | trimAll " \t")) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: an entry of a pool. Non-empty when it is a CIDR of IPv4-mapped addresses and of others beside them. */}}
+{{- define "metallb.net.tooShort" -}}
+{{- if contains "/" . -}}
+{{- $parts := splitList "/" . -}}
+{{- $mapped := and (contains ":" .) (eq (len (include "metallb.net.hex" (index $parts 0))) 8) -}}
+{{- if and $mapped (lt (index $parts 1 | trimAll " \t" | atoi) 96) -}}true{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,4 +1,36 @@
-{{/* What NOTES says about values that no longer mean what they say: one paragraph each, nothing when there are none. */}}
+{{/* Parts of what Helm prints after an installation. */}}
+
+{{/* Argument: {n, what}. "1 peer", "2 peers". */}}
+{{- define "metallb.notes.count" -}}
+{{ .n }} {{ .what }}{{ if ne (int .n) 1 }}s{{ end }}
+{{- end -}}
+
+{{/* Argument: root. What must still be done or cannot work: one paragraph each, nothing when there are none. */}}
+{{- define "metallb.notes.missing" -}}
+{{- $local := list -}}
+{{- range $component := list "controller" "speaker" -}}
+{{- $image := include "metallb.image" (dict "root" $ "component" $component) -}}
+{{- if and (index $.Values $component).enabled (hasPrefix "localhost/" $image) -}}{{- $local = append $local $image -}}{{- end -}}
+{{- end -}}
+{{- if $local }}
+
+Pods cannot start before their images are on every node, since no registry has them:
+{{- range $local }}
+  {{ . }}
+{{- end }}
+Load them there, or push them to a registry of yours and set global.imageRegistry to it.
+{{- end }}
+{{- if not .Values.controller.enabled }}
+
+The controller is off (controller.enabled): no Service gets an address.
+{{- end }}
+{{- if not .Values.speaker.enabled }}
+
+The speakers are off (speaker.enabled): nobody announces the addresses that Services get.
+{{- end }}
+{{- end -}}
+
+{{/* What it says about values that no longer mean what they say: one paragraph each, nothing when there are none. */}}
 {{- define "metallb.notes.accepted" -}}
 {{- range $component := list "controller" "speaker" }}
 {{- $argument := dict "root" $ "component" $component }}

@@ -27,11 +27,16 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* Argument: how pods are replaced. The same; the steps of a rolling update are refused beside every other type. */}}
+{{- define "metallb.pod.strategy" -}}
+{{- toYaml (ternary . (omit . "rollingUpdate") (eq (.type | default "RollingUpdate") "RollingUpdate")) -}}
 {{- end -}}
 
 {{/* Argument: {probe, path}. One probe of the metrics port. */}}

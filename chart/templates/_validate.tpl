@@ -35,7 +35,9 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- range $a, $entry := get $pool $key | default list -}}
 {{- $where := printf "configInline.address-pools[%d].%s[%d]" $p $key $a -}}
 {{- $ends := splitList " " (include "metallb.net.bounds" $entry) -}}
-{{- if ne (len (index $ends 0)) (len (index $ends 1)) }}
+{{- if include "metallb.net.tooShort" $entry }}
+{{ $where }}: the prefix length of {{ $entry | quote }} is less than 96, so that it holds more than the IPv4-mapped addresses (write the IPv4 network)
+{{- else if ne (len (index $ends 0)) (len (index $ends 1)) }}
 {{ $where }}: {{ $entry | quote }} mixes an IPv4 and an IPv6 address (write one range for each family)
 {{- else if gt (index $ends 0) (index $ends 1) }}
 {{- $halves := splitList "-" $entry }}
@@ -76,6 +78,9 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end }}
 {{- if and (eq (get $pool "protocol") "bgp") (get $pool "l2-advertisements") }}
 {{ $where }}.l2-advertisements: cannot have l2-advertisements in a bgp address pool (remove them, or set protocol: layer2)
+{{- end }}
+{{- if and (eq (get $pool "protocol") "bgp") (get $pool "l2-spread") }}
+{{ $where }}.l2-spread: cannot have l2-spread in a bgp address pool (remove it, or set protocol: layer2)
 {{- end }}
 {{- range $a, $advertisement := get $pool "bgp-advertisements" | default list -}}
 {{- $here := printf "%s.bgp-advertisements[%d]" $where $a -}}
@@ -118,7 +123,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end -}}
 {{- range $peer := $peers -}}
 {{- if not (get $peer "name") -}}
-{{- $address := get $peer "peer-address" -}}
+{{- $address := include "metallb.net.hex" (get $peer "peer-address") | include "metallb.net.text" -}}
 {{- $name := $address -}}
 {{- if has $name $names -}}
 {{- $name = printf (ternary "[%s]:%d" "%s:%d" (contains ":" $address)) $address (int (get $peer "peer-port" | default 179)) -}}
@@ -144,6 +149,40 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- $sum -}}
 {{- end -}}
 
+{{/* Argument: a duration. Whole seconds, as a number in text. */}}
+{{- define "metallb.validate.seconds" -}}
+{{- div (include "metallb.validate.milliseconds" . | float64 | int64) 1000 -}}
+{{- end -}}
+
+{{/* Argument: a peer. What it says but for its name, the same however addresses, times and defaults are written. */}}
+{{- define "metallb.validate.meaning" -}}
+{{- $meaning := dict -}}
+{{- range $key, $value := omit . "name" "graceful-restart" -}}
+{{- if $value }}{{ $_ := set $meaning $key $value }}{{ end -}}
+{{- end -}}
+{{- range $key := list "peer-address" "source-address" "router-id" -}}
+{{- with get $meaning $key }}{{ $_ := set $meaning $key (include "metallb.net.hex" .) }}{{ end -}}
+{{- end -}}
+{{- $_ := set $meaning "peer-port" (int (get $meaning "peer-port" | default 179)) -}}
+{{- $hold := include "metallb.validate.seconds" (get $meaning "hold-time" | default "90s") | int64 -}}
+{{- $third := ternary (max 1 (div $hold 3)) 0 (gt $hold 0) -}}
+{{- $_ := set $meaning "hold-time" $hold -}}
+{{- $_ := set $meaning "keepalive-time" (include "metallb.validate.seconds" (get $meaning "keepalive-time") | int64 | default $third) -}}
+{{- with get $meaning "connect-time" }}{{ $_ := set $meaning "connect-time" (include "metallb.validate.seconds" .) }}{{ end -}}
+{{- with get $meaning "password-secret" -}}
+{{- $_ := set $meaning "password-secret" (dict "name" (get . "name") "key" (get . "key" | default "password")) -}}
+{{- end -}}
+{{- with get $meaning "address-families" }}{{ $_ := set $meaning "address-families" (sortAlpha .) }}{{ end -}}
+{{- $restart := get . "graceful-restart" -}}
+{{- $time := "15s" -}}
+{{- if kindIs "map" $restart -}}
+{{- $time = get $restart "restart-time" | default $time -}}
+{{- $restart = ne (toString (get $restart "enabled")) "false" -}}
+{{- end -}}
+{{- $_ := set $meaning "graceful-restart" (list (ternary true false (not (empty $restart))) (include "metallb.validate.seconds" $time)) -}}
+{{- toJson $meaning -}}
+{{- end -}}
+
 {{/* Peers: timers agree with each other, and options with the kind of peer. */}}
 {{- define "metallb.validate.peers" -}}
 {{- $config := .root.Values.configInline | default dict -}}
@@ -154,7 +193,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- $seen := dict -}}
 {{- range $i, $peer := get $config "peers" | default list -}}
 {{- $where := printf "configInline.peers[%d]" $i -}}
-{{- $whole := toJson (omit $peer "name") -}}
+{{- $whole := include "metallb.validate.meaning" $peer -}}
 {{- if hasKey $seen $whole }}
 {{ $where }}: peer #{{ add $i 1 }} already exists (it is the same as peers[{{ get $seen $whole }}]; remove one)
 {{- else }}
@@ -167,15 +206,14 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end }}
 {{- /* Whole seconds: that is what the protocol can say (RFC 4271 section 4.2). */}}
 {{- $holdText := get $peer "hold-time" | default "90s" }}
-{{- $hold := include "metallb.validate.milliseconds" $holdText | float64 | int64 }}
-{{- $hold = div $hold 1000 }}
+{{- $hold := include "metallb.validate.seconds" $holdText | int64 }}
 {{- if and (gt $hold 0) (lt $hold 3) }}
 {{ $where }}.hold-time: invalid hold time {{ $holdText | quote }}: must be 0 or >=3s (write 3s or more, such as 90s)
 {{- else if gt $hold 65535 }}
 {{ $where }}.hold-time: invalid hold time {{ $holdText | quote }}: must be at most 65535s (the default is 90s)
 {{- end }}
 {{- with get $peer "keepalive-time" }}
-{{- if gt (div (include "metallb.validate.milliseconds" . | float64 | int64) 1000) $hold }}
+{{- if gt (include "metallb.validate.seconds" . | int64) $hold }}
 {{ $where }}.keepalive-time: {{ . | quote }} is longer than the hold time {{ $holdText | quote }} (a third of the hold time is usual)
 {{- end }}
 {{- end }}
@@ -219,6 +257,10 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- $budget := $values.controller.podDisruptionBudget | default dict -}}
 {{- if and (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "invalid" $budget.maxUnavailable)) }}
 controller.podDisruptionBudget: minAvailable and maxUnavailable are both set (keep one)
+{{- end }}
+{{- $name := include "metallb.fullname" .root }}
+{{- if not (regexMatch `^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$` $name) }}
+{{ ternary "fullnameOverride" "nameOverride" (not (empty $values.fullnameOverride)) }}: {{ $name | quote }} is no name of an object (use lower-case letters, digits and dashes; fullnameOverride takes the place of the whole name)
 {{- end }}
 {{- if eq (int $values.prometheus.metricsPort) (int $values.speaker.memberlist.mlBindPort) }}
 speaker.memberlist.mlBindPort: {{ int $values.speaker.memberlist.mlBindPort }} is prometheus.metricsPort too (the ports are opened on the same host: choose another)

@@ -34,7 +34,10 @@ def settled(size: int, seed: int, loss: float = 0.0, *, owning: bool = False) ->
     cluster = Cluster(size, seed=seed, owning=owning)
     if owning:
         cluster.groups = [group(ip, cluster.nodes) for ip in ADDRESSES]
-    cluster.start()
+    if size > 50:
+        cluster.start_joined()
+    else:
+        cluster.start()
     cluster.run(4)
     if not cluster.agreed():
         raise RuntimeError(f"{size} members have not found each other after 4 s")

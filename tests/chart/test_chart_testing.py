@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.chart.tools import CHART, ROOT, plugin
 from tests.cluster import toolchain
 
 
-def test_ct_lint(tmp_path: Path) -> None:
+def test_ct_lint(tmp_path: Path, tally: Callable[[str, int], None]) -> None:
     """Every file of chart/ci is linted, and the suites run as an additional command."""
     home = tmp_path / "bin"
     home.mkdir()
@@ -29,6 +30,7 @@ def test_ct_lint(tmp_path: Path) -> None:
     assert "All charts linted successfully" in said
     for values in (CHART / "ci").glob("*-values.yaml"):
         assert values.name in said
+        tally("ct lint: files of values", 1)
     assert re.search(r"Tests: +\d+ passed, \d+ total", said)
 
 

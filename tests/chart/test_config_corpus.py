@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,9 @@ def test_exceptions_are_listed() -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in ACCEPT if c.name not in UNSEEN], ids=_id)
-def test_accepted(case: Case, tmp_path: Path) -> None:
+def test_accepted(case: Case, tmp_path: Path, tally: Callable[[str, int], None]) -> None:
     result = _render(case, tmp_path)
+    tally("configurations accepted by the parser, judged by Helm", 1)
     if case.name in QUOTE:
         assert result.returncode != 0
         assert case.get("helm-hint", "in quotes") in result.stderr
@@ -71,8 +73,9 @@ def test_accepted(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in REJECT if c.name not in UNSEEN], ids=_id)
-def test_rejected(case: Case, tmp_path: Path) -> None:
+def test_rejected(case: Case, tmp_path: Path, tally: Callable[[str, int], None]) -> None:
     result = _render(case, tmp_path)
+    tally("configurations refused by the parser, judged by Helm", 1)
     assert result.returncode != 0, "accepted by Helm, refused by the parser"
     said = result.stderr
     who = _who(case) or "schema"

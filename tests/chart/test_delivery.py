@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -90,5 +91,22 @@ def test_workflow(path: Path) -> None:
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_workflows_use_the_pinned_suite_runner() -> None:
-    assert toolchain.BY_NAME["helm-unittest"].version in (ROOT / ".github" / "workflows" / "chart.yaml").read_text()
+def test_workflows_pass_actionlint() -> None:
+    """Keys, contexts, expressions, labels of runners: what the host of the workflows would refuse."""
+    command = [str(toolchain.path("actionlint")), "-shellcheck=", "-pyflakes=", *map(str, WORKFLOWS)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("runs-on:", "run-on:"), ("github.ref_name", "github.refname")])
+def test_actionlint_finds_a_mistake(right: str, wrong: str, tmp_path: Path) -> None:
+    """Or the test above proves nothing."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text((ROOT / ".github" / "workflows" / "release.yaml").read_text().replace(right, wrong))
+    command = [str(toolchain.path("actionlint")), "-shellcheck=", "-pyflakes=", str(broken)]
+    assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 1
+
+
+@pytest.mark.parametrize("name", ["helm-unittest", "helm"])
+def test_workflows_use_the_pinned_programs(name: str) -> None:
+    assert toolchain.BY_NAME[name].version in (ROOT / ".github" / "workflows" / "chart.yaml").read_text()

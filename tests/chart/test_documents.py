@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metallb_speaker.announcer.bfd.wire import CONTROL_PORT, ECHO_PORT, MULTIHOP_PORT
 from tests.cluster import demo, images, toolchain
 
 ROOT = images.ROOT
@@ -31,6 +32,32 @@ VALUES = [
     ("make demo", demo.VALUES.format(registry="172.18.0.6:5000")),
 ]
 KUSTOMIZATIONS = blocks("configMapGenerator:")
+
+
+@pytest.mark.parametrize(
+    ("key", "needs"),
+    [("password-secret", ("peerPasswordSecrets", "peer-passwords")), ("listen", ("speaker.bgpListen", "manifests"))],
+)
+def test_the_reference_says_what_a_key_needs_where_the_chart_cannot_see_it(key: str, needs: tuple[str, ...]) -> None:
+    [row] = re.findall(rf"^\| `{key}` \|.*$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
+    assert [word for word in needs if word not in row] == []
+
+
+def test_no_job_runs_its_script_in_our_images() -> None:
+    """They have no shell, so a CI system can start no script in them."""
+    jobs = [job for _, text in blocks("script:") for job in yaml.safe_load(text).values()]
+    assert jobs
+    for job in jobs:
+        image = job["image"]
+        assert "metallb/" not in (image if isinstance(image, str) else image["name"])
+
+
+def test_installing_names_every_port_that_a_firewall_must_let_through() -> None:
+    values = yaml.safe_load((ROOT / "chart" / "values.yaml").read_text())
+    udp = [values["speaker"]["memberlist"]["mlBindPort"], CONTROL_PORT, ECHO_PORT, MULTIHOP_PORT]
+    ports = [f"{values['prometheus']['metricsPort']}/TCP", "179/TCP", *(f"{port}/UDP" for port in udp)]
+    text = (ROOT / "docs" / "install.md").read_text()
+    assert [port for port in ports if f"\n| {port} |" not in text] == []
 
 
 def test_the_documents_show_both() -> None:
@@ -58,5 +85,7 @@ def test_kustomizations_build(name: str, text: str, tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     objects = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(told.stdout)}
     assert objects["ConfigMap", "config"]["metadata"]["namespace"] == "metallb-system"
-    assert ("DaemonSet", "speaker") in objects
+    workloads = [objects["DaemonSet", "speaker"], objects["Deployment", "controller"]]
+    containers = [c for w in workloads for c in w["spec"]["template"]["spec"]["containers"]]
+    assert {c["image"].rpartition("/")[0] for c in containers} == {"registry.example.com/metallb"}
     assert told.stderr == ""

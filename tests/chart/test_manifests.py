@@ -169,6 +169,6 @@ def test_the_speakers_may_read_the_example_secret(found: list[Object]) -> None:
             "apiGroups": [""],
             "resources": ["secrets"],
             "resourceNames": ["peer-passwords"],
-            "verbs": ["get", "list", "watch"],
+            "verbs": ["get"],
         }
     ]

@@ -23,7 +23,8 @@ probed:
 {{- range .Values.entries }}
 {{- $ends := splitList " " (include "metallb.net.bounds" .) }}
 - [{{ index $ends 0 | quote }}, {{ index $ends 1 | quote }}, \
-{{ include "metallb.net.shortestPrefix" (dict "low" (index $ends 0) "high" (index $ends 1)) }}]
+{{ include "metallb.net.shortestPrefix" (dict "low" (index $ends 0) "high" (index $ends 1)) }}, \
+{{ include "metallb.net.text" (index $ends 0) | quote }}]
 {{- end }}
 """
 
@@ -79,16 +80,22 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
 
 def test_bounds(probed: list[list[Any]]) -> None:
     assert len(probed) == ENTRIES
-    for (text, first, last, version), (low, high, _) in zip(entries(), probed, strict=True):
+    for (text, first, last, version), (low, high, *_) in zip(entries(), probed, strict=True):
         width = 8 if version == 4 else 32
         assert (low, high) == (f"{first:0{width}x}", f"{last:0{width}x}"), text
 
 
 def test_largest_network_inside(probed: list[list[Any]]) -> None:
-    for (text, first, last, version), (_, _, prefix) in zip(entries(), probed, strict=True):
+    for (text, first, last, version), (_, _, prefix, _) in zip(entries(), probed, strict=True):
         make: Any = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
         networks = ipaddress.summarize_address_range(make(first), make(last))
         assert prefix == min(n.prefixlen for n in networks), text
+
+
+def test_usual_text(probed: list[list[Any]]) -> None:
+    for (text, first, _, version), (*_, usual) in zip(entries(), probed, strict=True):
+        make: Any = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
+        assert usual == str(make(first)), text
 
 
 def test_mapped_addresses_count_as_ipv4() -> None:

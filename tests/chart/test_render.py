@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,11 @@ def test_every_file_is_expected() -> None:
 
 
 @every_file
-def test_objects(values: Path) -> None:
+def test_objects(values: Path, tally: Callable[[str, int], None]) -> None:
     found = render(values)
     assert sorted((o["kind"], o["metadata"]["name"]) for o in found) == sorted(EXPECTED[_id(values)])
+    tally("rendering: files of values", 1)
+    tally("rendering: objects, of exactly these kinds and names", len(found))
 
 
 @every_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -30,7 +31,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ElementTree.El
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_suite(suite: Path, report: dict[str, ElementTree.Element]) -> None:
+def test_suite(suite: Path, report: dict[str, ElementTree.Element], tally: Callable[[str, int], None]) -> None:
     title = re.search(r"^suite: (.*)$", suite.read_text(), re.MULTILINE)
     assert title, f"{suite} has no title"
     found = report.get(title[1])
@@ -39,6 +40,8 @@ def test_suite(suite: Path, report: dict[str, ElementTree.Element]) -> None:
     assert int(found.get("tests", "0")) == behaviours > 0
     bad = [f"{c.get('name')}: {''.join(c.itertext()).strip()}" for c in found.iter("testcase") if len(c)]
     assert not bad, "\n".join(bad)
+    tally("helm-unittest: suites", 1)
+    tally("helm-unittest: behaviours (it)", behaviours)
 
 
 def test_every_template_has_a_suite() -> None:

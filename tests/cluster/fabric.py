@@ -136,8 +136,15 @@ class Fabric:
         ways = f"iifname {port_of(source)} oifname {port_of(target)}"
         _nft(fab, f"add rule bridge faults forward {ways} {match} {chance} counter drop")
 
+    def isolate(self, host: str) -> None:
+        """Let the switch lose every frame from and to a host at one stroke. Its link stays up: it cannot notice."""
+        port, hook = port_of(host), "type filter hook forward priority 0"
+        rules = "".join(f"add rule bridge faults forward {way} {port} counter drop; " for way in ("iifname", "oifname"))
+        fab = self._instance.netns(SWITCH)
+        _nft(fab, f"add table bridge faults; add chain bridge faults forward {{ {hook}; }}; {rules}")
+
     def heal(self) -> None:
-        """Undo every `drop`."""
+        """Undo every `drop` and `isolate`."""
         fab = self._instance.netns(SWITCH)
         _nft(fab, "add table bridge faults; delete table bridge faults")
 

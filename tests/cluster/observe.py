@@ -10,12 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tests.cluster.instance import ClusterError
 from tests.cluster.plan import Plan, url_host
 
 _PROBE = Path(__file__).with_name("probe.py")
+_PORT = re.compile(r" \(port (\d+)\)$")  # as the probe names it
 _MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", re.IGNORECASE)
 
 
@@ -45,7 +46,7 @@ class Outage:
 
 @dataclass(frozen=True)
 class Report:
-    """All attempts of a probe, by start: (start, end, page or ``!error``)."""
+    """All attempts of a probe, by start: (start, end, page or ``!error``; ``!broken: error`` after it connected)."""
 
     attempts: list[tuple[float, float, str]]
 
@@ -55,7 +56,27 @@ class Report:
 
     @property
     def failures(self) -> Counter[str]:
-        return Counter(text for _, _, text in self.attempts if text.startswith("!"))
+        return Counter(_PORT.sub("", text) for _, _, text in self.attempts if text.startswith("!"))
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Failures of attempts that made no connection."""
+        return Counter({text: n for text, n in self.failures.items() if not text.startswith("!broken")})
+
+    @property
+    def broken(self) -> Counter[str]:
+        """Failures of attempts that had made one: it was open when its address moved, say."""
+        return Counter({text: n for text, n in self.failures.items() if text.startswith("!broken")})
+
+    def ports(self, *, broken: bool) -> dict[int, float]:
+        """The client's ports of attempts that failed, and when they began: of broken connections, or of the others."""
+        failed = [(s, t) for s, _, t in self.attempts if t.startswith("!") and t.startswith("!broken") is broken]
+        return {int(found[1]): start for start, text in failed if (found := _PORT.search(text))}
+
+    def impatient(self, limit: float) -> Report:
+        """The same attempts as a client sees them that waits `limit` seconds for each: a later success is a failure."""
+        late = f"!slower than {limit} s"
+        return Report([(s, e, late if e - s > limit and not t.startswith("!") else t) for s, e, t in self.attempts])
 
     @property
     def outages(self) -> list[Outage]:
@@ -86,25 +107,24 @@ class Report:
         return Counter(page_value(text, key) for text in self.good)
 
 
-class Probe:
-    """A running probe; use it as a context manager, so that it ends."""
+class Reporter:
+    """A running program of ours that is asked for reports; use it as a context manager, so that it ends."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], what: str) -> None:
+        self._process, self._what = process, what
 
-    def report(self) -> Report:
-        """What has been seen so far. Raises ClusterError if the probe has died."""
+    def _told(self) -> Any:
+        """What it has to say, from one line of JSON. Raises ClusterError if it has died."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write("report\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-            return Report([(s, e, t) for s, e, t in json.loads(line)])
+            return json.loads(self._process.stdout.readline())
         except (OSError, ValueError) as error:
-            raise ClusterError(f"the probe has ended: {error}") from None
+            raise ClusterError(f"{self._what} has ended: {error}") from None
 
-    def __enter__(self) -> Probe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -119,6 +139,17 @@ class Probe:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+class Probe(Reporter):
+    """A client that connects again and again."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        super().__init__(process, "the probe")
+
+    def report(self) -> Report:
+        """What has been seen so far. Raises ClusterError if the probe has died."""
+        return Report([(start, end, text) for start, end, text in self._told()])
 
 
 class Observer(Inside):

@@ -3,21 +3,43 @@
 ``probe.py ADDRESS PORT PATH EVERY TIMEOUT`` (seconds). An attempt starts every EVERY seconds, whether or not those
 before have ended, each on a new connection. A line on standard input asks for a report: one JSON list of
 ``[start, end, text]`` on one line, times by the monotonic clock (the same for all processes of a machine), text the
-page or ``!`` and an error. End of input ends the program.
+page or ``!`` and an error; ``!broken: `` and an error if a connection had come about. Errors end with the port of
+this side. End of input ends the program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import sys
 import time
 
 BYTES = 64 * 1024
 
 
-async def fetch(address: str, port: int, path: str) -> str:
-    reader, writer = await asyncio.open_connection(address, port)
+class Trace:
+    """What is known of an attempt, however it ended."""
+
+    connected = False
+    port = 0
+
+
+async def fetch(address: str, port: int, path: str, trace: Trace) -> str:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        trace.port = sock.getsockname()[1]
+        sock.close()
+        raise
+    trace.connected, trace.port = True, sock.getsockname()[1]
+    reader, writer = await asyncio.open_connection(sock=sock)
+    # Close by RST: else the backend would hold the pair of ports for a minute, and a connection to another address that
+    # happens on the same port, by way of the same node, would look like an old one, and wait.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     try:
         host = f"[{address}]" if ":" in address else address
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
@@ -34,12 +56,15 @@ async def fetch(address: str, port: int, path: str) -> str:
 
 async def attempt(results: list[tuple[float, float, str]], where: tuple[str, int, str], limit: float) -> None:
     start = time.monotonic()
+    trace = Trace()
     try:
-        text = await asyncio.wait_for(fetch(*where), limit)
+        text = await asyncio.wait_for(fetch(*where, trace), limit)
     except TimeoutError:
         text = "!timeout"
     except OSError as error:
         text = f"!{error.strerror or error!r}"
+    if text.startswith("!"):
+        text = f"!{'broken: ' if trace.connected else ''}{text[1:]} (port {trace.port})"
     results.append((start, time.monotonic(), text))
 
 

@@ -47,6 +47,8 @@ class GoModule:
     ldflags: str = "-s -w"
     replace: dict[str, str] = field(default_factory=dict)  # on top of the module's own replaces
     staging: str = ""  # version of modules that upstream replaces with a folder of its own tree
+    sums: tuple[str, ...] = ()  # lines of go.sum for what `replace` and `staging` bring in
+    optional: bool = False  # built only when named: what needs it can do without
     no_checksum_db: bool = False  # the checksum database may lack it; h1 still pins it
     path_version: tuple[str, ...] = ()  # how a program on PATH tells its version
     path_pattern: str = ""  # what its answer must contain to be taken from PATH
@@ -149,6 +151,54 @@ MODULES: tuple[GoModule, ...] = (
         path_version=("--version",),
         path_pattern=r"1\.14\.",
     ),
+    GoModule(
+        "actionlint",
+        "github.com/rhysd/actionlint",
+        "v1.7.12",
+        "h1:vQ4GeJN86C0QH+gTUQcs8McmK62OLT3kmakPMtEWYnY=",
+        {"actionlint": "cmd/actionlint"},
+        path_version=("-version",),
+        path_pattern=r"^v?1\.7\.",
+    ),
+    # What reads the chart in many clusters. The two of Flux are run; of Argo CD the schema of its Application is read.
+    GoModule(
+        "flux-source-controller",
+        "github.com/fluxcd/source-controller",
+        "v1.9.6",
+        "h1:nG534/bI6nVpyHra7ONAk6xDB3xPsVT+EOLHZHXPrrc=",
+        {"source-controller": "."},
+        # The patch release of this library that it names is not served by every module proxy.
+        replace={"github.com/fluxcd/pkg/artifact": "github.com/fluxcd/pkg/artifact v0.18.1"},
+        staging="v1.9.6",
+        sums=(
+            "github.com/fluxcd/pkg/artifact v0.18.1 h1:YSaEWpEKgtcvUCBx9R71VknpPUzss7hWuvzdG0wjxr8=",
+            "github.com/fluxcd/pkg/artifact v0.18.1/go.mod h1:JzPXOu/OQsPR3Wvh6ki249ENPD2CAorQXxEQ3bEiIT4=",
+            "github.com/fluxcd/source-controller/api v1.9.6 h1:h9+CsJVw4CNbMEsnEb11SGEhLfKzVTkWC0w7M8VX4Hk=",
+            "github.com/fluxcd/source-controller/api v1.9.6/go.mod h1:Y5mcHYzML/mJYjvSJRcIo7eLLjd+cZjnKR6WeIGrouE=",
+        ),
+        optional=True,
+    ),
+    GoModule(
+        "flux-helm-controller",
+        "github.com/fluxcd/helm-controller",
+        "v1.6.4",
+        "h1:u/Ew7LehrwDQaE/NqWdaB3XnNDCxRGDcp1FZl7RKj4g=",
+        {"helm-controller": "."},
+        staging="v1.6.4",
+        sums=(
+            "github.com/fluxcd/helm-controller/api v1.6.4 h1:jDgB87F6RRNF0QEZDAw+8+HPU13toF5IZpPsytA0Nuo=",
+            "github.com/fluxcd/helm-controller/api v1.6.4/go.mod h1:mYa4WKwgCCE59dMdYzOJI6B17/wofN6wtmtjWWEQesQ=",
+        ),
+        optional=True,
+    ),
+    GoModule(
+        "argo-cd",
+        "github.com/argoproj/argo-cd/v3",
+        "v3.4.13",
+        "h1:kmnF4nE5SQ83OhtdX6DMmLSpH0eRIa1gNYdCLNHqB+A=",
+        {},
+        optional=True,
+    ),
 )
 BY_NAME = {m.name: m for m in MODULES}
 BY_COMMAND = {c: m for m in MODULES for c in m.commands}
@@ -250,14 +300,20 @@ def _go_environment(module: GoModule) -> dict[str, str]:
     return env
 
 
-def _build(module: GoModule, commands: list[str]) -> None:
+def source(name: str) -> Path:
+    """The tree of a group's module, fetched into Go's own cache and compared with the pin. Raises ToolchainError."""
+    module = BY_NAME[name]
+    return Path(_fetch(module, _go_environment(module))["Dir"])
+
+
+def _fetch(module: GoModule, env: dict[str, str]) -> dict[str, str]:
+    """What Go says of the fetched module, its hash checked. Raises ToolchainError."""
     go = shutil.which("go")
     if go is None:
         raise ToolchainError(
-            f"{', '.join(commands)} not found on PATH, and there is no Go compiler to build them with: "
-            f"install Go 1.26 or newer, or put {module.name} {module.version} on PATH"
+            f"{', '.join(module.commands) or module.name} not found on PATH, and there is no Go compiler to build "
+            f"with: install Go 1.26 or newer, or put {module.name} {module.version} on PATH"
         )
-    env = _go_environment(module)
     say(f"{module.name} {module.version}: fetching")
     told = subprocess.run(
         [go, "mod", "download", "-json", f"{module.module}@{module.version}"],
@@ -268,13 +324,20 @@ def _build(module: GoModule, commands: list[str]) -> None:
         check=False,
     )
     try:
-        info = json.loads(told.stdout)
+        info: dict[str, str] = json.loads(told.stdout)
     except json.JSONDecodeError:
         raise ToolchainError(f"cannot fetch {module.module}: {told.stderr.strip()}") from None
     if info.get("Error"):
         raise ToolchainError(f"cannot fetch {module.module}@{module.version}: {info['Error']}")
     if info.get("Sum") != module.h1:
         raise ToolchainError(f"{module.module}@{module.version}: hash is {info.get('Sum')}, pinned is {module.h1}")
+    return info | {"Go": go}
+
+
+def _build(module: GoModule, commands: list[str]) -> None:
+    env = _go_environment(module)
+    info = _fetch(module, env)
+    go = info["Go"]
     final = cache() / module.key
     final.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{module.name}-", dir=cache()) as work:
@@ -308,9 +371,8 @@ def _write_wrapper(module: GoModule, go_mod: Path, source: Path, work: Path, env
             lines.append(f"replace {old} => {new['Path']} {new['Version']}")
     lines += [f"replace {old} => {new}" for old, new in module.replace.items()]
     (work / "go.mod").write_text("\n".join(lines) + "\n")
-    if (source / "go.sum").exists():
-        shutil.copyfile(source / "go.sum", work / "go.sum")
-        (work / "go.sum").chmod(0o644)
+    sums = (source / "go.sum").read_text() if (source / "go.sum").exists() else ""
+    (work / "go.sum").write_text(sums + "".join(f"{line}\n" for line in module.sums))
 
 
 def _run_with_progress(command: list[str], cwd: str, env: dict[str, str], label: str) -> None:
@@ -384,11 +446,13 @@ def packages(groups: Iterable[str]) -> None:
 
 def main(arguments: list[str]) -> int:
     try:
-        for name in arguments or [m.name for m in MODULES]:
+        for name in arguments or [m.name for m in MODULES if not m.optional]:
             if name in PACKAGES:
                 packages([name])
             elif name in BY_NAME:
                 ensure([name])
+                if not BY_NAME[name].commands:
+                    print(f"{name}\t{source(name)}")
                 for command in BY_NAME[name].commands:
                     print(f"{command}\t{find(command)}")
             else:

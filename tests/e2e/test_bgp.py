@@ -17,84 +17,11 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.e2e import product
+from tests.e2e.bird import LOCKED, ROUTER, Bird, config, fetch, own
 
 pytestmark = [pytest.mark.root, pytest.mark.cluster]
 
-ROUTER = "router"
-LOCKED = "fd00:172:18::21"  # the router's address for the session with a password
 ADDRESS, ADDRESS_V6 = "10.200.0.1", "fd00:200::1"
-
-
-class Bird:
-    """BIRD on a host of the fabric: takes calls of every node, and installs what it learns with ECMP."""
-
-    def __init__(self, lab: Cluster, folder: Path) -> None:
-        self.lab, self.control = lab, folder / "ctl"
-        host = lab.add_host(ROUTER, 21)
-        self.address = host.v4
-        # Each by name: BIRD keeps no routes of a neighbour that it made from a range while that restarts.
-        nodes = "\n".join(
-            f"protocol bgp {node} from nodes {{ neighbor {min(own(lab, node))} as 64512; }}" for node in lab.nodes
-        )
-        (folder / "bird.conf").write_text(
-            f"""router id {self.address};
-protocol device {{}}
-protocol bfd {{ interface "*" {{ interval 50 ms; multiplier 3; }}; }}
-protocol kernel {{ ipv4 {{ export all; import none; }}; merge paths on; }}
-protocol kernel {{ ipv6 {{ export all; import none; }}; merge paths on; }}
-template bgp nodes {{
-  local {self.address} as 64500;
-  passive on; bfd graceful; graceful restart aware;
-  connect delay time 1; error wait time 1, 2; error forget time 1;
-  ipv4 {{ import all; export none; }};
-  ipv6 {{ import all; export none; }};
-}}
-{nodes}
-include "{folder}/locked.conf";
-"""
-        )
-        self.locked = folder / "locked.conf"
-        self.lock("")
-        lab.spawn("bird", ROUTER, "bird", "-f", "-c", str(folder / "bird.conf"), "-s", str(self.control))
-
-    def lock(self, password: str) -> None:
-        """A session of its own with the first node, over IPv6, with a password ("": no such session)."""
-        (node,) = own(self.lab, self.lab.nodes[0], family=6)
-        self.locked.write_text(
-            f"""protocol bgp locked {{ local {LOCKED} as 64500; neighbor {node} as 64512;
-  password "{password}"; passive on; connect delay time 1; error wait time 1, 2; error forget time 1;
-  ipv6 {{ import all; export none; }}; }}
-"""
-            if password
-            else ""
-        )
-
-    def ask(self, question: str) -> str:
-        return self.lab.run_in(ROUTER, "birdc", "-s", str(self.control), question, check=False).stdout
-
-    def hops(self, prefix: str) -> set[str]:
-        """Next hops of all routes to the prefix."""
-        return {line.split()[1] for line in self.ask(f"show route {prefix} all").splitlines() if "BGP.next_hop" in line}
-
-
-def config(router: str, **peer: object) -> dict[str, Any]:
-    return {
-        "peers": [
-            {"peer-address": router, "peer-asn": 64500, "my-asn": 64512, "hold-time": "9s", "bfd-profile": "fast"}
-            | peer
-        ],
-        "bfd-profiles": [{"name": "fast", "receive-interval": 50, "transmit-interval": 50, "detect-multiplier": 3}],
-        "bgp-communities": {"blue": "64512:77"},
-        "address-pools": [
-            {
-                "name": "routed",
-                "protocol": "bgp",
-                "addresses": ["10.200.0.0/24", "fd00:200::1-fd00:200::20"],
-                "avoid-buggy-ips": True,
-                "bgp-advertisements": [{"communities": ["blue"]}],
-            }
-        ],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +34,6 @@ def bird(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bir
     product.remove(lab, "--all")
     lab.processes.forget("bird")
     product.clean(lab)
-
-
-def own(lab: Cluster, *nodes: str, family: int = 4) -> set[str]:
-    addresses = set()
-    for node in nodes or lab.nodes:
-        number = int(node.removeprefix("node"))
-        addresses.add(f"172.18.0.{10 + number}" if family == 4 else f"fd00:172:18::{10 + number}")
-    return addresses
-
-
-def fetch(lab: Cluster, address: str) -> str:
-    host = f"[{address}]" if ":" in address else address
-    return lab.run_in(ROUTER, "curl", "-s", "-m", "2", f"http://{host}:{product.PORT}/", check=False).stdout
 
 
 def select(lab: Cluster, name: str, backend: str) -> None:
@@ -170,6 +84,7 @@ def test_bfd_takes_a_lost_node_out_at_once(bird: Bird) -> None:
     finally:
         lab.power_on(lost)
     lab.wait("and it comes back", lambda: bird.hops(f"{address}/32") == own(lab), 60)
+    lab.wait("with BFD", lambda: bird.ask("show bfd sessions").count(" Up ") == 3, 20)
     product.remove(lab, "lost")
 
 
@@ -177,11 +92,15 @@ def test_a_changed_service_flaps_no_session(bird: Bird) -> None:
     lab = bird.lab
     [[one]] = product.expose(lab, product.service("one", ipFamilies=["IPv4"]))
     lab.wait("three next hops", lambda: bird.hops(f"{one}/32") == own(lab), 30)
-    before = bird.ask("show protocols")
+    before = bird.sessions()
     product.expose(lab, *(product.service(f"more{i}", ipFamilies=["IPv4"]) for i in range(5)))
     product.remove(lab, *(f"more{i}" for i in range(5)))
     lab.wait("gone", lambda: not bird.hops("10.200.0.2/32"), 10)
-    assert bird.ask("show protocols") == before  # it tells since when each session stands
+    logs = [
+        lab.kubectl("-n", product.NAMESPACE, "logs", pod["metadata"]["name"], "-c", "speaker", "--tail=30")
+        for pod in product.pods(lab, product.BY_HELM["speaker"])
+    ]
+    assert bird.undisturbed(before), logs
     assert bird.hops(f"{one}/32") == own(lab)
     product.remove(lab, "one")
 
@@ -191,7 +110,7 @@ def test_a_changed_configuration_touches_only_what_it_changes(bird: Bird) -> Non
     lab = bird.lab
     [[one]] = product.expose(lab, product.service("one", ipFamilies=["IPv4"]))
     lab.wait("three next hops", lambda: bird.hops(f"{one}/32") == own(lab), 30)
-    before = bird.ask("show protocols")
+    before = bird.sessions()
     changed = config(bird.address)
     changed["address-pools"][0]["bgp-advertisements"] = [
         {"communities": ["64512:78", "large:64512:1:2"]},
@@ -219,7 +138,51 @@ def test_a_changed_configuration_touches_only_what_it_changes(bird: Bird) -> Non
     assert bird.hops("10.200.0.0/24") == set()
     product.remove(lab, "two")
     product.edit_config(lab, config(bird.address))
-    assert len(before.splitlines()) == len(bird.ask("show protocols").splitlines())
+    assert bird.undisturbed(before)
+
+
+def test_node_labels_move_sessions_and_routes(bird: Bird) -> None:
+    """`node-selectors` of a peer choose who keeps a session, those of an advertisement who sends the route."""
+    lab = bird.lab
+    first, second, third = lab.nodes
+
+    def label(node: str, text: str) -> None:
+        lab.kubectl("label", "node", node, text, "--overwrite")
+
+    [[address]] = product.expose(lab, product.service("moved", ipFamilies=["IPv4"]))
+    lab.wait("three next hops", lambda: bird.hops(f"{address}/32") == own(lab), 30)
+    rack = [{"match-labels": {"rack": "a"}}]
+    try:
+        label(first, "rack=a")
+        product.edit_config(lab, config(bird.address, **{"node-selectors": rack}))
+        lab.wait("one session", lambda: set(bird.sessions()) == {first}, 20)
+        lab.wait("its route alone", lambda: bird.hops(f"{address}/32") == own(lab, first), 10)
+        before = bird.sessions()
+        label(second, "rack=a")
+        lab.wait("a second session", lambda: set(bird.sessions()) == {first, second}, 40)
+        assert abs(bird.sessions()[first] - before[first]) < 0.5, "the first was not touched"
+        before = bird.sessions()
+        label(first, "rack-")
+        lab.wait("it moved", lambda: set(bird.sessions()) == {second}, 20)
+        lab.wait("and the route with it", lambda: bird.hops(f"{address}/32") == own(lab, second), 10)
+        assert bird.undisturbed({second: before[second]})
+        changed = config(bird.address)
+        changed["address-pools"][0]["bgp-advertisements"] = [{"node-selectors": rack}]
+        product.edit_config(lab, changed)
+        lab.wait("every session", lambda: len(bird.sessions()) == 3, 40)
+        lab.wait("one route", lambda: bird.hops(f"{address}/32") == own(lab, second), 10)
+        everybody = bird.sessions()
+        label(third, "rack=a")
+        lab.wait("two routes", lambda: bird.hops(f"{address}/32") == own(lab, second, third), 20)
+        label(second, "rack-")
+        lab.wait("the route moved", lambda: bird.hops(f"{address}/32") == own(lab, third), 20)
+        assert bird.undisturbed(everybody), "no session had to do with it"
+    finally:
+        for node in lab.nodes:
+            label(node, "rack-")
+        product.remove(lab, "moved")
+        product.edit_config(lab, config(bird.address))
+    lab.wait("every session again", lambda: len(bird.sessions()) == 3, 40)
 
 
 def test_a_password_in_a_secret_may_change_while_the_speaker_runs(bird: Bird) -> None:
@@ -261,6 +224,52 @@ def test_a_password_in_a_secret_may_change_while_the_speaker_runs(bird: Bird) ->
     bird.lock("")
     bird.ask("configure")
     lab.kubectl("-n", product.NAMESPACE, "delete", "secret", "locked")
+
+
+def test_a_router_may_call_where_the_chart_lets_the_speaker_listen(bird: Bird) -> None:
+    """`listen` needs a capability, which the chart adds for it: without, that is said and harms no other session."""
+    lab = bird.lab
+    first = lab.nodes[0]
+    wanted = config(bird.address)
+    wanted["peers"].append(
+        {
+            "name": "caller",
+            "peer-address": LOCKED,
+            "peer-asn": 64500,
+            "peer-port": 1790,  # nobody is there: only the router's call can make the session
+            "my-asn": 64512,
+            "listen": True,
+            "node-selectors": [{"match-labels": {"kubernetes.io/hostname": first}}],
+        }
+    )
+
+    def problems() -> str:
+        (name,) = [
+            pod["metadata"]["name"]
+            for pod in product.pods(lab, product.BY_HELM["speaker"])
+            if pod["spec"]["nodeName"] == first
+        ]
+        path = f"/api/v1/namespaces/{product.NAMESPACE}/pods/{name}:7472/proxy/status"
+        return " ".join(json.loads(lab.kubectl("get", "--raw", path))["problems"])
+
+    def upgrade(values: dict[str, Any]) -> None:
+        text = json.dumps(product.given(values, peerPasswordSecrets=["locked"]))
+        where = ("-n", product.NAMESPACE, "-f", "-", "--wait", "--timeout", "180s")
+        lab.helm("upgrade", "metallb", str(product.CHART), *where, input=text)
+
+    bird.call()
+    bird.ask("configure")
+    others = bird.sessions()
+    product.edit_config(lab, wanted)
+    lab.wait("it says why", lambda: "cannot listen on port 179: [Errno 13] Permission denied" in problems(), 20)
+    assert bird.undisturbed(others)
+    upgrade(wanted)
+    lab.wait("the router's call is taken", lambda: "Established" in bird.ask("show protocols locked"), 40)
+    assert "cannot listen" not in problems()
+    upgrade(config(bird.address))
+    bird.lock("")
+    bird.ask("configure")
+    lab.wait("as before", lambda: bird.ask("show protocols").count("Established") == 3, 60)
 
 
 def test_a_route_follows_the_status_at_once(bird: Bird) -> None:
@@ -316,11 +325,8 @@ def test_a_rollout_with_graceful_restart_loses_no_connection(bird: Bird) -> None
     product.edit_config(lab, config(bird.address, **{"graceful-restart": True}))
     [[address]] = product.expose(lab, product.service("steady", ipFamilies=["IPv4"]))
 
-    def sessions() -> list[str]:
-        return re.findall(r"(?m)^(node\d+) +BGP .* Established", bird.ask("show protocols"))
-
     def agreed() -> bool:
-        told = [bird.ask(f"show protocols all {name}") for name in sessions()]
+        told = [bird.ask(f"show protocols all {name}") for name in bird.sessions()]
         return len(told) == 3 and all("Restart time" in t for t in told)
 
     lab.wait("three sessions with graceful restart", agreed, 40)
@@ -332,7 +338,7 @@ def test_a_rollout_with_graceful_restart_loses_no_connection(bird: Bird) -> None
         start = time.monotonic()
         lab.kubectl("-n", product.NAMESPACE, "rollout", "restart", "daemonset/metallb-speaker")
         lab.kubectl("-n", product.NAMESPACE, "rollout", "status", "daemonset/metallb-speaker", "--timeout=180s")
-        lab.wait("three sessions again", lambda: len(sessions()) == 3, 30)
+        lab.wait("three sessions again", lambda: len(bird.sessions()) == 3, 30)
         time.sleep(2)
         report = probe.report().since(start)
     print(f"\n{len(report.attempts)} attempts in {time.monotonic() - start:.0f} s, failed: {dict(report.failures)}")

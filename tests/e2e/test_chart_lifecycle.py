@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ def uids(lab: Cluster) -> set[str]:
 
 
 @pytest.mark.parametrize("program", ["helm", "helm4"])
-def test_install_test_upgrade_roll_back_uninstall(lab: Cluster, program: str) -> None:
+def test_install_test_upgrade_roll_back_uninstall(
+    lab: Cluster, program: str, tally: Callable[[str, int], None]
+) -> None:
     first, second = product.layer2(), product.layer2("172.18.0.150-172.18.0.160")
 
     def release(verb: str, config: Any) -> None:
@@ -63,11 +65,12 @@ def test_install_test_upgrade_roll_back_uninstall(lab: Cluster, program: str) ->
     assert uids(lab) == pods, "a change of configuration restarted a pod"
     lab.tool(program, "uninstall", "metallb", *N, "--wait", timeout=240)
     lab.wait("no pods", lambda: not lab.json(*N, "pods")["items"], 60)
+    tally("Helm versions that install, test, upgrade, roll back, uninstall", 1)
 
 
 def test_helm_test_fails_when_no_address_answers(lab: Cluster) -> None:
-    """A pool that is disabled gives nothing: the test must say so rather than pass."""
-    product.install(lab, product.layer2(disabled=True))
+    """A pool of which every address is excluded gives nothing: the test must say so rather than pass."""
+    product.install(lab, product.layer2(**{"exclude-addresses": [product.POOL_V4, product.POOL_V6]}))
     told = lab.tool("helm", "test", "metallb", *N, "--logs", "--timeout", "120s", timeout=180, check=False)
     assert told.returncode != 0
     assert "no address after 50 s" in told.stdout + told.stderr
@@ -116,7 +119,9 @@ def install_with_ct(lab: Cluster, folder: Path, files: list[str]) -> str:
         ),
     ],
 )
-def test_chart_testing_installs_and_upgrades(lab: Cluster, tmp_path: Path, files: list[str]) -> None:
+def test_chart_testing_installs_and_upgrades(
+    lab: Cluster, tmp_path: Path, files: list[str], tally: Callable[[str, int], None]
+) -> None:
     lab.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": product.NAMESPACE}})
     for name in ("peer-two", "site-bgp"):
         lab.kubectl(*N, "create", "secret", "generic", name, "--from-literal=md5=x")
@@ -127,3 +132,4 @@ def test_chart_testing_installs_and_upgrades(lab: Cluster, tmp_path: Path, files
     assert "All charts installed successfully" in said
     for name in files:
         assert f"{name}-values.yaml" in said
+        tally("ct install --upgrade: files of values", 1)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def rendered(values: Path) -> list[Object]:
 
 
 @every_file
-def test_accepted_and_complete(kinds: KubeClient, values: Path) -> None:
+def test_accepted_and_complete(kinds: KubeClient, values: Path, tally: Callable[[str, int], None]) -> None:
     """Server-side dry run with strict fields: nothing is refused, ignored, renamed or defaulted behind our back."""
     ours = rendered(values)
     command = ["create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-"]
@@ -91,6 +92,7 @@ def test_accepted_and_complete(kinds: KubeClient, values: Path) -> None:
     assert "Warning" not in told.stderr, told.stderr
     live = {(o["kind"], o["metadata"]["name"]): o for o in decoded(told.stdout)}
     assert len(live) == len(ours)
+    tally("API server: objects accepted, complete, by a dry run", len(ours))
     for mine in ours:
         theirs = live[mine["kind"], mine["metadata"]["name"]]
         differences = {p for p in added(theirs, mine) if not p.startswith(("metadata.", "status"))}
@@ -148,10 +150,12 @@ def kubeconform(schemas: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 
 @every_file
-def test_kubeconform(schemas: Path, values: Path) -> None:
+def test_kubeconform(schemas: Path, values: Path, tally: Callable[[str, int], None]) -> None:
     told = kubeconform(schemas, template(values).stdout)
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "Invalid: 0, Errors: 0, Skipped: 0" in told.stdout
+    valid = re.search(r"Valid: (\d+), Invalid: 0, Errors: 0, Skipped: 0", told.stdout)
+    assert valid, told.stdout
+    tally("kubeconform: objects valid", int(valid[1]))
 
 
 @pytest.mark.parametrize("name", ["namespace", "metallb", "example-layer2", "example-bgp"])
@@ -176,7 +180,9 @@ def reconcile(kube: KubeClient, text: str, times: int) -> str:
 
 @pytest.mark.usefixtures("kinds")
 @pytest.mark.parametrize("times", [10, pytest.param(100, marks=pytest.mark.accept)])
-def test_no_difference_after_many_reconciles(kube_with_images: KubeClient, times: int) -> None:
+def test_no_difference_after_many_reconciles(
+    kube_with_images: KubeClient, times: int, tally: Callable[[str, int], None]
+) -> None:
     """What a GitOps controller sees: nothing at run time edits what the chart owns, so nothing has to be put back."""
     kube = kube_with_images
     product.clean(kube)
@@ -197,6 +203,7 @@ def test_no_difference_after_many_reconciles(kube_with_images: KubeClient, times
         told = kube.tool("kubectl", "diff", "-f", "-", input=text, check=False)
         assert (told.returncode, told.stdout) == (0, ""), told.stdout + told.stderr
         assert versions(kube, text) == before
+        tally("kubectl: forced reconciles, then no difference", times)
     finally:
         kube.kubectl("delete", "-f", "-", "--ignore-not-found", input=text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,9 +102,12 @@ def served(lab: Cluster) -> Iterator[Cluster]:
 
 
 def warnings(cluster: Cluster) -> dict[str, int]:
-    """The Warning events on the ConfigMap: text -> how often it was said."""
-    found = product.events(cluster, "ConfigMap", "metallb")
-    return {e["message"]: e.get("count") or 1 for e in found if e["type"] == "Warning"}
+    """The Warning events on the ConfigMap: text -> how often it was said, by this controller and by earlier ones."""
+    said: Counter[str] = Counter()
+    for event in product.events(cluster, "ConfigMap", "metallb"):
+        if event["type"] == "Warning":
+            said[event["message"]] += event.get("count") or 1
+    return said
 
 
 def stale(cluster: Cluster) -> list[float]:

@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["metallb_speaker"]):
     from metallb_speaker.announcer.bfd.session import Profile, Session
     from metallb_speaker.announcer.bfd.wire import DecodeError, Packet
     from metallb_speaker.announcer.bgp.connection import Connection
+    from metallb_speaker.announcer.bgp.neighbor import Dial, Neighbor
     from metallb_speaker.announcer.bgp.settings import Settings
     from metallb_speaker.announcer.bgp.wire import update
     from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities, assemble, decode_tlvs
@@ -47,6 +48,31 @@ def connection(data: bytes, *, greeted: bool) -> None:
     assert closed == machine.over
 
 
+def neighbor(data: bytes) -> None:
+    """A neighbour with a session, and a second call beside it: the octets in turn to both, in parts of many lengths."""
+    settings = Settings(
+        "peer", 64512, 64513, ipaddress.ip_address("192.0.2.2"), ipaddress.IPv4Address("192.0.2.1"), graceful_restart=9
+    )
+    machine = Neighbor(settings, random.Random(1))
+    machine.start(0.0)
+    (dial,) = machine.actions()
+    assert isinstance(dial, Dial)
+    hops = {"ipv4": ipaddress.ip_address("192.0.2.1"), "ipv6": None}
+    machine.dialed(dial.token, hops, 0.0)
+    machine.receive(dial.token, OPEN.encode() + KEEPALIVE, 0.0)
+    second = machine.accepted(hops, 0.1)
+    at, turn = 0, 0
+    while at < len(data):
+        length = 1 + data[at] * 8
+        turn += 1
+        machine.receive(dial.token if turn % 2 or second is None else second, data[at + 1 : at + 1 + length], 0.2)
+        at += 1 + length
+    machine.actions()
+    machine.events()
+    assert not any(connection.over for connection in machine._connections.values())
+    assert machine.deadline() < 400
+
+
 def session(data: bytes) -> None:
     """A BFD session fed with packets of 24 octets."""
     machine = Session(Profile(), 11, 0.0, random.Random(1))
@@ -72,6 +98,7 @@ TARGETS: list[Callable[[bytes], object]] = [
     lambda data: Framer().feed(data),
     lambda data: connection(data, greeted=False),
     lambda data: connection(data, greeted=True),
+    neighbor,
     Packet.decode,
     session,
     addresses.parse,

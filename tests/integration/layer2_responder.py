@@ -47,7 +47,9 @@ class Loop:
             elif verb == "status":
                 counters = {f"{metric} {ip}": count for (metric, ip), count in self.layer2.counters().items()}
                 drops = {f"{name} {reason}": count for (name, reason), count in self.layer2.drops().items()}
-                print("status", json.dumps({**self.layer2.status(), "counters": counters, "drops": drops}))
+                print(
+                    "status", json.dumps({**self.layer2.status(), "counters": counters, "drops": drops}, default=dict)
+                )
             print("done", verb, flush=True)
 
     def handle(self, event: Event) -> None:

@@ -22,6 +22,7 @@ from metallb_speaker.desired import AnnouncedAddress, Item, Layer2Group, Member
 from tests.integration.layer2_lab import Host, inside, until
 
 PORT = 7472
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def group(*ips: str, candidates: Sequence[str] = ("n1",), **more: Any) -> Layer2Group:
@@ -68,6 +69,11 @@ class FakeCluster:
 class Announcer:
     """The process, in the host's network namespace."""
 
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The module to run, and its first arguments."""
+        return ("metallb_speaker",)
+
     def __init__(
         self,
         host: Host,
@@ -89,7 +95,7 @@ class Announcer:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-OO", "-m", "metallb_speaker", f"--mode={self.mode}", *self._flags]
+        command = [sys.executable, "-OO", "-m", *self.program, f"--mode={self.mode}", *self._flags]
         if self._key:
             command += [f"--ml-bindaddr={self.host.ip4}", "--ml-labels=app=metallb"]
         environ = {**os.environ, "METALLB_ML_SECRET_KEY": self._key}
@@ -100,6 +106,7 @@ class Announcer:
                 stderr=log,
                 start_new_session=True,
                 env=environ,
+                cwd=ROOT,
             )
 
     def connect(self) -> FakeCluster:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from metallb_common import app
 from metallb_common.kube.client import connect
 from metallb_speaker import stream
+from metallb_speaker.cluster import follow, leases
 from metallb_speaker.cluster.run import Cluster
 from metallb_speaker.desired import BgpPeer, Layer2Group, Member
 from metallb_speaker.flags import FLAGS
@@ -184,6 +186,53 @@ def test_every_node_where_pods_are_not_allowed(server: ApiServer, tmp_path: Path
     asyncio.run(main())
 
 
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
+
+def renew(server: ApiServer, node: str) -> None:
+    """As its kubelet does."""
+    spec = {"renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    with contextlib.suppress(Conflict):
+        server.create(LEASES, {"metadata": {"name": node}, "spec": spec})
+    server.merge(f"{LEASES}/{node}", {"spec": spec})
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_node_leases_while_speakers_do_not_hear_each_other(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """A node that has stopped renewing is not alive any more, long before Kubernetes says so, where we may look."""
+    monkeypatch.setattr(leases, "PERIOD", 0.1)
+    monkeypatch.setattr(leases, "STALE", 1.5)
+    rules = [*CLUSTER_RULES, rule("coordination.k8s.io", ["leases"], ["list"])] if allowed else CLUSTER_RULES
+    podless = [r for r in NAMESPACE_RULES if r["resources"] != ["pods"]]
+
+    def alive(announcer: Announcer) -> dict[str, bool]:
+        return {name: member.alive for name, member in announcer.of(Member).items()}
+
+    async def main() -> None:
+        token = grant(server, f"leases-{allowed}".lower(), rules, podless)
+        async with running(server, token, tmp_path) as announcer:
+            await until(lambda: alive(announcer) == {"n1": True, "n2": True})
+            assert announcer.output is not None
+            announcer.output.write(stream.report(stream.MembersSeen(False, ("n1",))))
+            renew(server, "n2")
+            end = asyncio.get_running_loop().time() + 4
+            while alive(announcer)["n2"] and asyncio.get_running_loop().time() < end:
+                renew(server, "n1")
+                await asyncio.sleep(0.2)
+            assert alive(announcer) == {"n1": True, "n2": not allowed}
+            if allowed:
+                renew(server, "n2")
+                await until(lambda: alive(announcer)["n2"])
+            # Membership works again: then its word counts, and nobody asks.
+            announcer.output.write(stream.report(stream.MembersSeen(True, ("n1", "n2"))))
+            await asyncio.sleep(0.2)
+            assert alive(announcer) == {"n1": True, "n2": True}
+
+    asyncio.run(main())
+
+
 def test_speakers_are_known_without_labels(server: ApiServer, tmp_path: Path) -> None:
     async def main() -> None:
         token = grant(server, "full", CLUSTER_RULES, NAMESPACE_RULES)
@@ -212,7 +261,8 @@ def test_a_password_from_a_secret(server: ApiServer, tmp_path: Path) -> None:
         server.delete(f"{secrets}/bgp")
 
 
-def test_only_the_accepted_configuration(server: ApiServer, tmp_path: Path) -> None:
+def test_only_the_accepted_configuration(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE", 600.0)
     maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 
     async def main() -> None:
@@ -230,6 +280,22 @@ def test_only_the_accepted_configuration(server: ApiServer, tmp_path: Path) -> N
             server.delete(f"{maps}/accepted")
             await until(lambda: announcer.number("metallb_k8s_client_config_stale_bool") == 1)
             assert announcer.of(Member)
+
+    asyncio.run(main())
+
+
+def test_the_users_own_where_none_can_be_accepted(server: ApiServer, tmp_path: Path) -> None:
+    """As under the original's roles, where the controller may not write the accepted one; then it may."""
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+
+    async def main() -> None:
+        token = grant(server, "original", CLUSTER_RULES, NAMESPACE_RULES)
+        async with running(server, token, tmp_path, "--accepted-config=accepted") as announcer:
+            await until(lambda: announcer.of(Layer2Group))
+            narrow = CONFIG.replace("192.0.2.0/24", "192.0.2.128/25")
+            server.create(maps, {"metadata": {"name": "accepted"}, "data": {"config": narrow}})
+            await until(lambda: not announcer.of(Layer2Group))
+            server.delete(f"{maps}/accepted")
 
     asyncio.run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import selectors
 import socket
 import subprocess
@@ -175,7 +176,7 @@ def test_many_changes_are_read_in_few_readings(host: Host, watcher: Watcher) -> 
 
 def test_a_reading_that_gets_stuck_is_begun_anew(host: Host, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netlink, "PATIENCE", 0.2)
-    assert watcher.netlink._reader is not None
+    assert watcher.netlink._worker is not None
     watcher.turn_until(lambda: False, 0.5)
 
     class Deaf:
@@ -193,11 +194,58 @@ def test_a_reading_that_gets_stuck_is_begun_anew(host: Host, watcher: Watcher, m
         def __getattr__(self, name: str) -> object:
             return getattr(self.real, name)
 
-    deaf = Deaf(watcher.netlink._reader)
-    watcher.netlink._reader = deaf  # type: ignore[assignment]
+    deaf = Deaf(watcher.netlink._worker.reader)
+    watcher.netlink._worker.reader = deaf  # type: ignore[assignment]
     host.ip("addr", "add", "192.0.2.5/26", "dev", "eth0")
     assert watcher.has(lambda p: "192.0.2.0/26" in on_link(p))
     assert deaf.lost == 1
+
+
+def test_a_kernel_that_makes_us_wait_does_not_hold_the_loop_up(host: Host, watcher: Watcher) -> None:
+    """A dump waits for every change of an interface that is under way: here the request takes half a second."""
+    assert watcher.netlink._worker is not None
+    watcher.turn_until(lambda: False, 0.5)
+
+    class Slow:
+        def __init__(self, real: socket.socket) -> None:
+            self.real, self.waited = real, 0
+
+        def send(self, data: bytes) -> int:
+            self.waited += 1
+            time.sleep(0.5 if self.waited == 1 else 0)
+            return self.real.send(data)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.real, name)
+
+    slow = Slow(watcher.netlink._worker.reader)
+    watcher.netlink._worker.reader = slow  # type: ignore[assignment]
+    longest, last = 0.0, time.monotonic()
+
+    def seen() -> bool:
+        nonlocal longest, last
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        watcher.netlink.on_deadline(last)
+        for key, _ in watcher.selector.select(0.005):
+            key.data(time.monotonic())
+        return "192.0.2.0/26" in on_link(watcher.picture)
+
+    host.ip("addr", "add", "192.0.2.5/26", "dev", "eth0")
+    last = time.monotonic()
+    assert until(seen, 5, 0)
+    assert slow.waited > 1
+    assert longest < 0.2
+
+
+def test_closing_ends_the_thread(host: Host) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    made = Watcher(host)
+    worker = made.netlink._worker
+    assert worker is not None
+    made.close()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_ipvs_warning_comes_and_goes(host: Host) -> None:

@@ -217,6 +217,10 @@ class Histories(RuleBasedStateMachine):
             for old in set(ips) - set(view.ingress_ips):
                 met = self._asked_for_it(key)
                 assert met, f"{key} moved from {old} to {view.ingress_ips} and did not ask for it"
+                version = ipaddress.ip_address(old).version
+                still = version in wish(view, None).families
+                there = version in {a.version for a in status_addresses(view)}
+                assert there or not still, f"{key} lost {old} and got none of its family: {view.ingress_ips}"
         self._remember()
 
     def _remember(self) -> None:
@@ -256,6 +260,8 @@ class Histories(RuleBasedStateMachine):
                 taken.setdefault(name, set()).add(address)
         for name, space in allocator.table.by_name.items():
             assert allocator.in_use(name) == len(taken.get(name, set()))
+            gives = {a for version in (4, 6) for a in naive_addresses(space.pool, version)}
+            assert allocator.total(name) == len(gives | taken.get(name, set()))
             for version, one in space.spaces.items():
                 free = [a for a in naive_addresses(space.pool, version) if a not in taken.get(name, set())]
                 assert one.free.size == len(free)

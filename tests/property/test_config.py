@@ -39,7 +39,7 @@ def judged(parsed: Parsed) -> None:
     assert (parsed.config is None) == bool(parsed.errors)
     for error in (*parsed.errors, *parsed.warnings):
         assert error.reason
-        assert "\n" not in error.reason
+        assert str(error).isprintable(), "one line, and nothing that a terminal would do"
 
 
 # --- any input -------------------------------------------------------------------------------------

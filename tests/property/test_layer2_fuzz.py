@@ -133,7 +133,8 @@ def test_the_size_of_a_search_is_known_beforehand(starts: list[tuple[int, int]],
     for first, length in sorted(starts):
         if not intervals or first > intervals[-1][1] + 1:
             intervals.append((first, min(first + length, 2**32 - 1)))
-    assert len(bpf.search(intervals, 1, leaf)) == bpf.size(intervals, leaf)
+    wide = sum(first != last for first, last in intervals)
+    assert len(bpf.search(intervals, 1, leaf)) == bpf.size(len(intervals), wide, leaf)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 
 from hypothesis import given, settings
@@ -19,9 +20,24 @@ NAMES = st.sampled_from(["me", "you", "third", "node-4"])
 U32, U64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
 MACS = st.lists(st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")), max_size=8).map(tuple)
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+PREFIXES = st.lists(
+    st.one_of(
+        st.builds(
+            lambda ip, bits: str(ipaddress.ip_network((ip, bits), strict=False)),
+            st.ip_addresses(v=4),
+            st.integers(0, 32),
+        ),
+        st.builds(
+            lambda ip, bits: str(ipaddress.ip_network((ip, bits), strict=False)),
+            st.ip_addresses(v=6),
+            st.integers(0, 128),
+        ),
+    ),
+    max_size=wire.MAX_PREFIXES,
+).map(tuple)
 RECORDS = st.builds(
     Record, NAMES, st.sampled_from(Status), U32, U64, st.one_of(st.just(""), ADDRESSES), st.integers(0, 65535),
-    st.booleans(), st.booleans(), MACS, st.one_of(st.just(""), NAMES),
+    st.booleans(), st.booleans(), MACS, st.one_of(st.just(""), NAMES), st.one_of(st.none(), PREFIXES),
 )  # fmt: skip
 #: One strategy per kind that the decoder knows, by the number of the kind: a new one must be added here.
 BODIES = {

@@ -2,94 +2,42 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
-from metallb_common.config.model import BgpAdvertisement, Community, Config, Layer2Advertisement, Peer, Pool
-from metallb_common.kube.views import Node, Service
-from metallb_common.net.ranges import AddressRange, from_network
-from metallb_common.net.selectors import LabelSelector, Requirement
-from metallb_speaker.cluster import decide_bgp, decide_layer2
+from metallb_common.config.model import Config, Layer2Advertisement
+from metallb_common.kube.views import Service
 from metallb_speaker.cluster.eligible import EXCLUDE_LABEL
-from metallb_speaker.cluster.engine import Engine
+from metallb_speaker.cluster.leases import STALE, Renewals
 from metallb_speaker.cluster.members import members
+from metallb_speaker.cluster.steady import LINGER, SETTLE, TOGETHER, Steadiness
 from metallb_speaker.cluster.verdict import Context, judge
 from metallb_speaker.cluster.view import (
     Changes,
-    ClusterView,
     NodeSink,
-    NotServed,
     PodSink,
-    ServiceSink,
     SliceNodes,
-    SliceSink,
-    SpeakerPod,
-    read_endpoints,
-    read_pod,
-    read_service,
-    read_slice,
 )
 from metallb_speaker.desired import AnnouncedAddress, Layer2Group, Member
-from metallb_speaker.stream import DesiredWriter
-
-
-def net(text: str) -> AddressRange:
-    return from_network(ip_network(text))
-
-
-def selector(key: str, value: str) -> LabelSelector:
-    return LabelSelector((Requirement(key, "In", (value,)),))
-
-
-L2 = Pool("l2", "layer2", (net("192.0.2.0/24"), net("2001:db8::/64")))
-BGP = Pool("bgp", "bgp", (net("198.51.100.0/24"), net("2001:db8:1::/64")), bgp_advertisements=(BgpAdvertisement(),))
-CONFIG = Config(pools=(L2, BGP))
-
-
-def node(name: str, **changes: Any) -> Node:
-    return replace(Node(name, {"kubernetes.io/hostname": name}, True, False, False, (f"10.0.0.{name[1:]}",)), **changes)
-
-
-def pod(on: str, **changes: Any) -> SpeakerPod:
-    return replace(SpeakerPod("metallb-system", f"speaker-{on}", on, (f"10.0.0.{on[1:]}",), True, False), **changes)
-
-
-def service(name: str, *ips: str, **changes: Any) -> Service:
-    made = Service.from_json(
-        {
-            "metadata": {"namespace": "ns", "name": name, "uid": name},
-            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.1"},
-            "status": {"loadBalancer": {"ingress": [{"ip": ip} for ip in ips]}},
-        }
-    )
-    return replace(made, **changes)
-
-
-def slices(name: str, ready: str = "", draining: str = "") -> dict[str, SliceNodes]:
-    return {name: SliceNodes(f"ns/{name}", name, frozenset(ready.split()), frozenset(draining.split()))}
-
-
-def view(*services: Service, nodes: list[Node] | None = None, ready: str = "n1 n2 n3", **changes: Any) -> ClusterView:
-    found = [node("n1"), node("n2"), node("n3")] if nodes is None else nodes
-    made = ClusterView("n1", CONFIG)
-    made.nodes = {n.name: n for n in found}
-    made.speakers = {n.name: pod(n.name) for n in found}
-    made.services = {s.key: s for s in services}
-    made.slices = {s.key: slices(s.name, ready) for s in services}
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
-
-
-def groups(made: ClusterView, config: Config = CONFIG) -> dict[str, Layer2Group]:
-    return {group.key: group for group in decide_layer2.decide(config, made)}
-
-
-LOCAL = {"external_traffic_policy": "Local"}
+from tests.unit.decide_lab import (
+    BGP,
+    CONFIG,
+    CORDONED,
+    L2,
+    LOCAL,
+    NO_NETWORK,
+    NOT_READY,
+    Clock,
+    groups,
+    node,
+    pod,
+    selector,
+    service,
+    slices,
+    view,
+)
 
 
 def test_a_service_with_an_address_in_a_pool() -> None:
@@ -146,9 +94,6 @@ def test_an_endpoint_without_a_node_counts_for_cluster_only() -> None:
     assert groups(made)["192.0.2.2"].reason == "noLocalEndpoints"
 
 
-NOT_READY, NO_NETWORK, CORDONED = {"ready": False}, {"network_unavailable": True}, {"unschedulable": True}
-
-
 @pytest.mark.parametrize(
     ("states", "policy", "candidates", "fallback"),
     [
@@ -166,6 +111,160 @@ def test_node_conditions(states: Any, policy: dict[str, str], candidates: str, f
     nodes = [node(f"n{i}", **state) for i, state in enumerate(states, 1)]
     group = groups(view(service("a", "192.0.2.1", **policy), nodes=nodes))["192.0.2.1"]
     assert (group.candidates, group.fallback) == (tuple(candidates.split()), tuple(fallback.split()))
+
+
+def test_a_node_that_comes_back_ready_waits_ten_seconds() -> None:
+    clock = Clock()
+    made = view(service("a", "192.0.2.1"), service("b", "192.0.2.2", **LOCAL), steady=Steadiness(clock))
+    sink = NodeSink(made, Changes())
+
+    def tiers() -> set[tuple[str, str]]:
+        return {(" ".join(g.candidates), " ".join(g.fallback)) for g in groups(made).values()}
+
+    sink.replace(list(made.nodes.values()))
+    assert tiers() == {("n1 n2 n3", "")}, "what is Ready at the first look is taken as it is"
+    sink.upsert(node("n2", **NOT_READY))
+    assert tiers() == {("n1 n3", "n2")}
+    sink.upsert(node("n2"))
+    assert tiers() == {("n1 n3", "n2")}, "not yet"
+    clock.now += SETTLE - 0.1
+    assert not made.steady.expire()
+    sink.upsert(node("n2", **NO_NETWORK))
+    sink.upsert(node("n2"))
+    clock.now += 0.2
+    assert not made.steady.expire(), "it has not been well for all that time"
+    clock.now += SETTLE
+    assert made.steady.expire()
+    assert tiers() == {("n1 n2 n3", "")}
+    assert not made.steady.expire()
+
+
+def test_of_nodes_that_were_all_not_ready_the_first_one_back_does_not_get_everything() -> None:
+    clock = Clock()
+    nodes = [node(f"n{i}", **NOT_READY) for i in (1, 2, 3)]
+    made = view(service("a", "192.0.2.1"), nodes=nodes, steady=Steadiness(clock))
+    sink = NodeSink(made, Changes())
+    for name in ("n1", "n2"):
+        sink.upsert(node(name))
+        assert groups(made)["192.0.2.1"].candidates == ("n1", "n2", "n3")
+        clock.now += 3
+    clock.now += SETTLE
+    assert made.steady.expire()
+    group = groups(made)["192.0.2.1"]
+    assert (group.candidates, group.fallback) == (("n1", "n2"), ("n3",))
+    sink.upsert(node("n3"))
+    sink.delete(node("n3"))
+    sink.upsert(node("n3"))
+    assert made.steady.returning == {}, "a node that was made anew is another one"
+
+
+def test_a_node_that_is_not_ready_comes_after_the_cordoned_ones_and_is_not_forgotten() -> None:
+    nodes = [node("n1"), node("n2", **CORDONED), node("n3", **NOT_READY)]
+    (group,) = groups(view(service("a", "192.0.2.1"), nodes=nodes)).values()
+    assert (group.candidates, group.fallback, group.last) == (("n1",), ("n2",), ("n3",))
+    (group,) = groups(view(service("a", "192.0.2.1"), nodes=nodes[1:])).values()
+    assert (group.candidates, group.fallback, group.last) == (("n2",), ("n3",), ())
+    # Shared by a Service that does not mind the cordon.
+    made = view(service("a", "192.0.2.1"), service("b", "192.0.2.1", **LOCAL), nodes=nodes)
+    (group,) = groups(made).values()
+    assert (group.candidates, group.fallback, group.last) == (("n1",), ("n2",), ("n3",))
+
+
+def test_nodes_that_come_back_one_after_the_other_come_forward_together() -> None:
+    """Their way to the API server was cut: nothing needs to move at all. (n4, which is well, is in no pool here.)"""
+    clock = Clock()
+    names = ("n1", "n2", "n3")
+    made = view(service("a", "192.0.2.1"), nodes=[node(n) for n in (*names, "n4")], steady=Steadiness(clock))
+    assert made.speakers is not None
+    del made.speakers["n4"]
+    sink = NodeSink(made, Changes())
+    for name in names:
+        sink.upsert(node(name, **NOT_READY))
+    for name in names:
+        sink.upsert(node(name))
+        clock.now += SETTLE - 1
+        assert not made.steady.expire()
+        assert groups(made)["192.0.2.1"].candidates == names
+    clock.now += 1
+    assert made.steady.expire()
+    assert (groups(made)["192.0.2.1"].candidates, groups(made)["192.0.2.1"].fallback) == (names, ())
+
+
+def test_a_node_does_not_wait_for_ever_for_one_that_comes_and_goes() -> None:
+    clock = Clock()
+    made = view(service("a", "192.0.2.1"), nodes=[node("n1", **NOT_READY), node("n2", **NOT_READY)])
+    made.steady = Steadiness(clock)
+    sink = NodeSink(made, Changes())
+    sink.upsert(node("n1"))
+    began = clock.now
+    while groups(made)["192.0.2.1"].candidates != ("n1",):
+        clock.now += 4
+        sink.upsert(node("n2", **NOT_READY))
+        clock.now += 4
+        sink.upsert(node("n2"))
+        made.steady.expire()
+    assert clock.now - began <= SETTLE + TOGETHER + 4
+
+
+def test_an_even_spread_is_over_all_nodes_of_the_pool_whatever_their_state() -> None:
+    config = replace(CONFIG, pools=(replace(L2, l2_spread="even"), BGP))
+    clock = Clock()
+    nodes = [node("n1"), node("n2", **CORDONED), node("n3")]
+    made = view(service("a", "192.0.2.1"), service("b", "192.0.2.2", **LOCAL), nodes=nodes, steady=Steadiness(clock))
+    made.slices["ns/b"] = slices("b", "n3")
+    found = groups(made, config)
+    assert found["192.0.2.1"].spread == found["192.0.2.2"].spread == ("n1", "n2", "n3")
+    assert (found["192.0.2.1"].candidates, found["192.0.2.2"].candidates) == (("n1", "n3"), ("n3",))
+    assert groups(made)["192.0.2.1"].spread == (), "only where it is asked for"
+
+    pods = PodSink(made, Changes())
+    pods.replace([pod("n1"), pod("n2"), pod("n3")])
+    pods.replace([pod("n1"), pod("n2")])
+    found = groups(made, config)
+    assert found["192.0.2.1"].spread == ("n1", "n2", "n3"), "its pod is being replaced, and is soon back"
+    assert found["192.0.2.1"].candidates == ("n1",)
+    clock.now += LINGER + 1
+    assert made.steady.expire()
+    assert groups(made, config)["192.0.2.1"].spread == ("n1", "n2")
+    pods.replace([pod("n1"), pod("n2"), pod("n3")])
+    assert groups(made, config)["192.0.2.1"].spread == ("n1", "n2", "n3")
+    assert made.steady.lingering == {}
+
+
+def test_an_even_spread_keeps_to_the_nodes_that_the_pool_selects() -> None:
+    advertisement = Layer2Advertisement(node_selectors=(selector("kubernetes.io/hostname", "n2"),))
+    config = replace(CONFIG, pools=(replace(L2, l2_spread="even", l2_advertisements=(advertisement,)), BGP))
+    assert groups(view(service("a", "192.0.2.1")), config)["192.0.2.1"].spread == ("n2",)
+
+
+def test_leases_that_are_not_renewed_are_stale_but_not_while_nobody_renews() -> None:
+    renewals, now = Renewals(), 100.0
+    beat = dict.fromkeys(("n1", "n2", "n3"), "0")
+    assert renewals.note(beat, now) == frozenset()
+    for step in range(1, 7):
+        now += 5
+        beat |= {"n1": f"{step}", "n2": f"{step}"}
+        assert renewals.note(beat, now) == (frozenset({"n3"}) if step * 5 > STALE else frozenset())
+    # The API server is down, or nobody reaches it: nothing is known, so nobody becomes stale.
+    assert renewals.note(beat, now + 1000) == frozenset({"n3"})
+    # It is back, and each renews in its turn: who was dead before stays dead, and nobody else is.
+    now += 1001
+    assert renewals.note(beat | {"n1": "8"}, now) == frozenset({"n3"})
+    assert renewals.note(beat | {"n1": "8", "n2": "8"}, now + 9) == frozenset({"n3"})
+    assert renewals.note({"n1": "9", "n2": "8", "n3": "1"}, now + 10) == frozenset()
+    assert renewals.note({"n1": "9"}, now + 20) == frozenset(), "nodes that are gone"
+
+
+def test_a_node_whose_lease_is_stale_is_not_alive_for_the_fallback() -> None:
+    made = view(stale=frozenset({"n2"}))
+    assert {m.key: m.alive for m in members(made)} == {"n1": True, "n2": False, "n3": True}
+    made.speakers = None
+    assert {m.key: m.alive for m in members(made)} == {"n1": True, "n2": False, "n3": True}
+    assert groups(view(service("a", "192.0.2.1"), stale=frozenset({"n2"})))["192.0.2.1"].candidates == (
+        "n1",
+        "n2",
+        "n3",
+    )
 
 
 def test_the_exclude_label_is_honoured_only_when_asked_for() -> None:
@@ -241,61 +340,6 @@ def test_advertisements_choose_nodes_and_interfaces() -> None:
     assert groups(view(plain), only_web)["192.0.2.1"].reason == "notOwner"
 
 
-def routes(made: ClusterView, config: Config = CONFIG) -> dict[str, tuple[str, ...]]:
-    context = Context(config, made)
-    verdicts = {key: judge(context, s) for key, s in made.services.items()}
-    return {
-        route.prefix: tuple(s for a in route.addresses for s in a.services)
-        for route in decide_bgp.decide(config, made, verdicts)
-    }
-
-
-def test_bgp_routes() -> None:
-    assert routes(view(service("a", "198.51.100.1", "2001:db8:1::1"))) == {
-        "198.51.100.1/32": ("ns/a",),
-        "2001:db8:1::1/128": ("ns/a",),
-    }
-    aggregated = Config(
-        pools=(replace(BGP, bgp_advertisements=(BgpAdvertisement(24, 64, 100, (Community((1, 2)),)),)),)
-    )
-    assert routes(view(service("a", "198.51.100.1"), service("b", "198.51.100.7")), aggregated) == {
-        "198.51.100.0/24": ("ns/a", "ns/b")
-    }
-
-
-@pytest.mark.parametrize(
-    ("ready", "policy", "announced"),
-    [("n2", {}, True), ("n2", LOCAL, False), ("n1", LOCAL, True), ("", {}, False)],
-)
-def test_bgp_endpoints(ready: str, policy: dict[str, str], announced: bool) -> None:
-    assert bool(routes(view(service("a", "198.51.100.1", **policy), ready=ready))) is announced
-
-
-def test_bgp_nodes() -> None:
-    made = service("a", "198.51.100.1")
-    assert routes(view(made, nodes=[node("n1", unschedulable=True), node("n2")]))
-    assert not routes(view(made, nodes=[node("n1", ready=False), node("n2")]))
-    assert routes(view(made, nodes=[node("n1", ready=False), node("n2", ready=False)]))
-    chosen = replace(BGP, bgp_advertisements=(BgpAdvertisement(node_selectors=(selector("a", "b"),)),))
-    assert not routes(view(made), Config(pools=(chosen,)))
-    assert routes(view(made, nodes=[node("n1", labels={"a": "b"})]), Config(pools=(chosen,)))
-
-
-PEER = Peer("p", 64512, 64513, ip_address("10.9.0.1"))
-
-
-def test_peers() -> None:
-    elsewhere = replace(PEER, name="q", node_selectors=(selector("kubernetes.io/hostname", "n2"),))
-    secret = replace(PEER, name="s", password_secret="bgp")
-    made = view()
-    found, problems = decide_bgp.peers(Config(peers=(PEER, elsewhere, secret)), made)
-    assert [p.key for p in found] == ["p"]
-    assert problems == ["peer s: no key 'password' in Secret 'bgp'; the session waits for it"]
-    made.passwords["bgp", "password"] = "hush"
-    found, problems = decide_bgp.peers(Config(peers=(secret,)), made)
-    assert (found[0].password, found[0].connect_time, problems) == ("hush", 0, [])
-
-
 def test_members() -> None:
     made = view(nodes=[node("n1"), node("n2", ready=False), node("n3")])
     assert made.speakers is not None
@@ -309,153 +353,9 @@ def test_members() -> None:
     assert members(made)[1] == Member("n2", ("10.0.0.2",), False)
 
 
-def test_reading_objects() -> None:
-    meta = {"namespace": "ns", "name": "x"}
-    assert read_service({"metadata": meta, "spec": {"type": "ClusterIP"}}) == NotServed("ns/x")
-    found = read_slice(
-        {
-            "metadata": {**meta, "labels": {"kubernetes.io/service-name": "a"}},
-            "addressType": "IPv4",
-            "endpoints": [
-                {"nodeName": "n1", "conditions": {"ready": True}},
-                {"nodeName": "n2", "conditions": {"ready": False, "serving": True, "terminating": True}},
-                {"nodeName": "n3", "conditions": {"ready": False, "serving": False}},
-                {"nodeName": "n4"},
-            ],
-        }
-    )
-    assert found == SliceNodes("ns/a", "x", frozenset({"n1", "n4"}), frozenset({"n2"}))
-    subsets = [{"addresses": [{"nodeName": "n1"}, {}], "notReadyAddresses": [{"nodeName": "n2"}]}, {}]
-    assert read_endpoints({"metadata": meta, "subsets": subsets}).ready == {"n1", ""}
-    read = read_pod(
-        {
-            "metadata": meta,
-            "spec": {"nodeName": "n1"},
-            "status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "conditions": []},
-        }
-    )
-    assert read == SpeakerPod("ns", "x", "n1", ("10.0.0.1", "fd00::1"), False, False)
-    assert read_pod({"metadata": meta, "spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}}).node == ""
-
-
-class Cluster:
-    """A view with its sinks, and the engine that follows it."""
-
-    def __init__(self) -> None:
-        self.view = ClusterView("n1", CONFIG)
-        self.changes = Changes()
-        self.writer = DesiredWriter()
-        self.engine = Engine(self.view, self.changes, self.writer)
-        self.services = ServiceSink(self.view, self.changes)
-        self.slices = SliceSink(self.view, self.changes)
-        self.nodes = NodeSink(self.view, self.changes)
-        self.pods = PodSink(self.view, self.changes)
-        self.changes.all()
-
-    def expected(self) -> set[Any]:
-        context = Context(CONFIG, self.view)
-        verdicts = {key: judge(context, s) for key, s in self.view.services.items()}
-        peers, _ = decide_bgp.peers(CONFIG, self.view)
-        return {
-            *decide_layer2.groups_of(verdicts),
-            *decide_bgp.decide(CONFIG, self.view, verdicts),
-            *members(self.view),
-            *peers,
-        }
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_the_engine_equals_deciding_everything(seed: int) -> None:
-    rng = random.Random(seed)
-    cluster = Cluster()
-    ips = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2", "198.51.100.1", "203.0.113.1"]
-    for _ in range(120):
-        name = rng.choice("abcdef")
-        match rng.randrange(8):
-            case 0 | 1 | 2:
-                chosen = rng.sample(ips, rng.randrange(3))
-                policy = rng.choice(["Local", "Cluster"])
-                cluster.services.upsert(service(name, *chosen, external_traffic_policy=policy))
-            case 3:
-                cluster.services.delete(service(name))
-            case 4 | 5:
-                nodes = frozenset(rng.sample(["n1", "n2", "n3", ""], rng.randrange(3)))
-                cluster.slices.upsert(SliceNodes(f"ns/{name}", name + rng.choice("12"), nodes, frozenset()))
-            case 6:
-                cluster.slices.delete(SliceNodes(f"ns/{name}", name + rng.choice("12"), frozenset(), frozenset()))
-            case 7:
-                which = rng.choice(["n1", "n2", "n3"])
-                cluster.nodes.upsert(node(which, ready=rng.random() < 0.7, unschedulable=rng.random() < 0.3))
-                cluster.pods.upsert(pod(which))
-        if rng.random() < 0.5:
-            cluster.engine.settle()
-            assert set(cluster.writer.items.values()) == cluster.expected()
-    assert not cluster.engine.settle() or set(cluster.writer.items.values()) == cluster.expected()
-
-
-def test_endpoint_churn_costs_what_changed() -> None:
-    cluster = Cluster()
-    for name in ("n1", "n2", "n3"):
-        cluster.nodes.upsert(node(name))
-        cluster.pods.upsert(pod(name))
-    for n in range(2000):
-        cluster.services.upsert(service(f"s{n}", str(ip_address("2001:db8::") + n)))
-        cluster.slices.upsert(SliceNodes(f"ns/s{n}", "x", frozenset({"n1"}), frozenset()))
-    cluster.engine.settle()
-    assert len([k for k in cluster.writer.items if k[0] == "Layer2Group"]) == 2000
-    judged = cluster.engine.decided
-    cluster.slices.upsert(SliceNodes("ns/s7", "x", frozenset({"n2"}), frozenset()))
-    cluster.slices.upsert(SliceNodes("ns/other", "x", frozenset({"n2"}), frozenset()))  # of no load balancer
-    cluster.nodes.upsert(node("n2"))  # a heartbeat
-    cluster.engine.settle()
-    assert cluster.engine.decided == judged + 1
-
-
-def test_why_a_service_is_announced_no_more() -> None:
-    cluster = Cluster()
-    for name in ("n1", "n2"):
-        cluster.nodes.upsert(node(name))
-        cluster.pods.upsert(pod(name))
-
-    def why(change: Any) -> Any:
-        cluster.slices.replace([SliceNodes("ns/a", "x", frozenset({"n2"}), frozenset())])
-        cluster.services.upsert(service("a", "192.0.2.1"))
-        cluster.engine.settle()
-        list(cluster.writer.take())
-        change()
-        cluster.engine.settle()
-        return cluster.writer._why.get("ns/a")
-
-    put = cluster.services.upsert
-    assert why(lambda: cluster.services.delete(service("a"))) == "serviceDeleted"
-    assert why(lambda: put(NotServed("ns/a"))) == "notLoadBalancer"
-    assert why(lambda: put(service("a"))) == "noIPAllocated"
-    assert why(lambda: put(service("a", "192.0.2.2"))) == "loadBalancerIPChanged"
-    assert why(lambda: put(service("a", "203.0.113.1"))) == "ipNotAllowed"
-    assert why(lambda: cluster.slices.replace([])) == "noEndpoints"
-    assert why(lambda: put(service("a", "192.0.2.1", labels={"x": "y"}))) is None
-
-
-@pytest.mark.parametrize(
-    ("status", "since", "state", "ready"),
-    [
-        ("True", "2026-01-01T00:00:09Z", {"running": {"startedAt": "2026-01-01T00:00:05Z"}}, True),
-        # Was Ready, and runs on: it goes on announcing, whatever is wrong with its other half.
-        ("False", "2026-01-01T00:01:00Z", {"running": {"startedAt": "2026-01-01T00:00:05Z"}}, True),
-        # Has begun, and was never Ready.
-        ("False", "2026-01-01T00:00:01Z", {"running": {"startedAt": "2026-01-01T00:00:05Z"}}, False),
-        # Has ended.
-        ("False", "2026-01-01T00:01:00Z", {"waiting": {"reason": "CrashLoopBackOff"}}, False),
-        ("False", "2026-01-01T00:01:00Z", {}, False),
-    ],
-)
-def test_a_pod_whose_announcer_runs_counts_as_alive(status: str, since: str, state: Any, ready: bool) -> None:
-    containers = [{"name": "cluster", "state": {"terminated": {}}}, {"name": "speaker", "state": state}]
-    conditions = [{"type": "Ready", "status": status, "lastTransitionTime": since}]
-    read = read_pod(
-        {
-            "metadata": {"namespace": "ns", "name": "x"},
-            "status": {"conditions": conditions, "containerStatuses": containers},
-        }
-    )
-    assert read.ready is ready
+@pytest.mark.parametrize("text", ["worker-1.example.org", "", "10.9.0.1/24", "fe80::1%eth0", "10.9.0.01"])
+def test_what_is_no_address_is_left_out_and_the_others_are_as_sockets_write_them(text: str) -> None:
+    made = view(nodes=[node("n1"), node("n2", internal_ips=(text, "FD00:0::2", "10.0.0.2"))])
+    assert members(made)[1] == Member("n2", ("10.0.0.2", "fd00::2"), True), "the pod's first"
+    made.speakers = None
+    assert members(made)[1] == Member("n2", ("fd00::2", "10.0.0.2"), True)

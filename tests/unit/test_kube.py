@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,9 +13,10 @@ from hypothesis import strategies as st
 
 from metallb_common.kube.client import LineSplitter
 from metallb_common.kube.errors import ApiError, Backoff
+from metallb_common.kube.listwatch import ListWatch
 from metallb_common.kube.resources import ENDPOINT_SLICES, LEASES, SERVICES
 from metallb_controller.apply import WRITE_TIMEOUT
-from metallb_controller.lease import DEADLINE, DURATION, RENEW, REQUEST, identity, surely_dead
+from metallb_controller.lease import DEADLINE, DURATION, RENEW, REQUEST, Lease, identity, surely_dead
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30))
@@ -86,3 +90,62 @@ def test_only_a_process_of_this_boot_and_namespace_can_be_known_dead() -> None:
     assert not surely_dead("metallb-controller-7d9f_4194303", me)
     assert not surely_dead("", me)
     assert int(pid) == os.getpid()
+
+
+class Bookmarked:
+    """An API whose watch brings a bookmark and ends; a server sends one a minute, and a test has no minute."""
+
+    def __init__(self) -> None:
+        self.watched: list[dict[str, str]] = []
+
+    async def request(self, method: str, path: str, **_: Any) -> dict[str, Any]:
+        return {"metadata": {"resourceVersion": "10"}, "items": []}
+
+    async def stream(self, path: str, query: dict[str, str], *, idle: float) -> AsyncIterator[bytes]:
+        self.watched.append(query)
+        if len(self.watched) > 1:
+            await asyncio.sleep(3600)
+        yield b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "50"}}}'
+
+
+def test_a_watch_goes_on_where_the_last_bookmark_was() -> None:
+    """Else a quiet resource is listed anew after every compaction."""
+
+    class Nobody:
+        def replace(self, objects: list[object]) -> None: ...
+
+        def upsert(self, obj: object) -> None:
+            raise AssertionError("a bookmark is no object")
+
+        def delete(self, obj: object) -> None: ...
+
+    async def body() -> None:
+        api = Bookmarked()
+        watch = ListWatch(api, SERVICES, dict, Nobody())  # type: ignore[arg-type]
+        task = asyncio.create_task(watch.run())
+        while len(api.watched) < 2:  # noqa: ASYNC110 (the other end is not ours to change)
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert [query["resourceVersion"] for query in api.watched] == ["10", "50"]
+        assert all(query["allowWatchBookmarks"] == "true" for query in api.watched)
+        assert watch.lists == 1
+
+    asyncio.run(body())
+
+
+def test_no_write_begins_when_the_last_renewal_is_too_long_ago() -> None:
+    async def body() -> None:
+        lease = Lease(None, "n", "l", me="me")  # type: ignore[arg-type]
+        now = asyncio.get_running_loop().time()
+        for held, without, age, valid in (
+            (True, False, DEADLINE - 0.5, True),
+            (True, False, DEADLINE + 0.001, False),
+            (False, False, 0.0, False),
+            (True, True, 1000.0, True),  # no access to Leases: there is nothing to renew
+            (False, True, 0.0, False),
+        ):
+            lease.held, lease.without, lease._renewed = held, without, now - age
+            assert lease.valid() is valid, (held, without, age)
+
+    asyncio.run(body())

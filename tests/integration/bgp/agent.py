@@ -2,7 +2,8 @@
 
 Orders: ``{"peers": [...], "routes": [...], "timers": [...]}`` replaces everything (values are the
 fields of `desired.BgpPeer`, `BgpRoute`, `BfdTimers`); ``{"status": true}`` asks for one line of status;
-``{"stop": "text"}`` leaves in order and ends.
+``{"stop": "text"}`` leaves in order and ends; ``{"leave_wait": seconds}`` lets that take as long as it takes to
+be seen through a router's command line.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from metallb_speaker.announcer.bgp import neighbor
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
-from metallb_speaker.announcer.edge.addresses import next_hops
+from metallb_speaker.announcer.edge.addresses import NextHops
 from metallb_speaker.announcer.edge.bfd import BfdEdge
 from metallb_speaker.announcer.edge.bgp import BgpEdge
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
@@ -30,7 +32,7 @@ def main() -> None:
         selector.register(fd, selectors.EVENT_READ, handler)
 
     speaker = BgpSpeaker(ipaddress.IPv4Address(sys.argv[1]))
-    bgp = BgpEdge(speaker, watch, selector.unregister, next_hops=next_hops)
+    bgp = BgpEdge(speaker, watch, selector.unregister, next_hops=NextHops())
     bfd = BfdEdge(speaker, watch, selector.unregister)
     history: list[dict[str, Any]] = []
     held: set[str] = set()
@@ -83,6 +85,8 @@ def main() -> None:
                     ),
                     flush=True,
                 )
+            if "leave_wait" in wish:
+                neighbor.LEAVE_WAIT = wish["leave_wait"]
             if "stop" in wish:
                 stopping = True
                 speaker.stop(now, wish["stop"])

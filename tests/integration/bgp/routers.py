@@ -18,6 +18,7 @@ class Session:
 
     transport: str = "ipv4"  # or ipv6
     asn: int = EXTERNAL_ASN  # the router's own
+    ours: int = OUR_ASN  # the one that it expects of us
     multihop: bool = False
     password: str = ""
     hold: int = 90
@@ -26,6 +27,8 @@ class Session:
     graceful_restart: bool = False
     gtsm: bool = False
     active: bool = False  # the router dials, too
+    extended: bool = False  # messages above 4 KiB, where the router must be told to take them
+    config: str = ""  # the router's whole configuration, in place of one made from the above
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Learnt:
 
     next_hop: str
     communities: tuple[str, ...] = ()
+    as_path: tuple[int, ...] = ()
+    local_pref: int | None = None
 
 
 class Router(ABC):
@@ -52,6 +57,10 @@ class Router(ABC):
     def routes(self) -> dict[str, Learnt]:
         """Prefix -> what was learnt from us."""
 
+    def heard(self) -> str:
+        """Where the router shows an operator's message."""
+        return "".join(path.read_text(errors="replace") for path in self.folder.glob(f"{self.name}*.log"))
+
     def ask(self, question: str) -> Any:
         """What the router's own command line says; parsed where it speaks JSON."""
         raise LookupError(f"{self.name} is not asked for {question!r}")
@@ -59,6 +68,7 @@ class Router(ABC):
 
 class Bird(Router):
     name = "bird"
+    protocol = "metallb"  # our session's name in its configuration
 
     def start(self) -> None:
         s = self.session
@@ -74,17 +84,19 @@ class Bird(Router):
                 f'protocol bfd {{ interface "eth0" {{ interval {s.bfd_ms} ms; multiplier 3; }};'
                 f" multihop {{ interval {s.bfd_ms} ms; multiplier 3; }}; }}"
             )
+        # AdminDown and failures are one to BIRD, unless it is told to keep routes over both.
+        bfd = "" if not s.bfd_ms else "bfd graceful;" if s.graceful_restart else "bfd on;"
         lines.append(
             f"protocol bgp metallb {{ local {ROUTER[s.transport]} as {s.asn};"
-            f" neighbor {OURS[s.transport]} as {OUR_ASN};"
+            f" neighbor {OURS[s.transport]} as {s.ours};"
             f" {'multihop 4;' if s.multihop else 'direct;'} hold time {s.hold}; {'ttl security on;' if s.gtsm else ''}"
             f" {'' if s.active else 'passive on;'} connect delay time 1; error wait time 1, 2; error forget time 1;"
             f" {f'password {chr(34)}{s.password}{chr(34)};' if s.password else ''}"
-            f" {'bfd on;' if s.bfd_ms else ''}"
+            f" {bfd} {'enable extended messages;' if s.extended else ''}"
             f" graceful restart {'on' if s.graceful_restart else 'aware'};"
             " ipv4 { import all; export none; extended next hop on; }; ipv6 { import all; export none; }; }"
         )
-        (self.folder / "bird.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "bird.conf").write_text(s.config or "\n".join(lines) + "\n")
         self.lab.popen(
             self.lab.router, "bird", "-f", "-c", f"{self.folder}/bird.conf", "-s", f"{self.folder}/ctl", log="bird.out"
         )
@@ -96,13 +108,17 @@ class Bird(Router):
     def routes(self) -> dict[str, Learnt]:
         out: dict[str, Learnt] = {}
         communities: list[str] = []
-        prefix, hop = "", ""
-        for line in [*self.ask("show route protocol metallb all").splitlines(), "0.0.0.0/0 end"]:
+        prefix, hop, path, preference = "", "", (), None
+        for line in [*self.ask(f"show route protocol {self.protocol} all").splitlines(), "0.0.0.0/0 end"]:
             word = line.split()[0] if line.split() else ""
             if "/" in word and line[0] not in " \t":
                 if prefix:
-                    out[prefix] = Learnt(hop, tuple(sorted(communities)))
-                prefix, hop, communities = word, "", []
+                    out[prefix] = Learnt(hop, tuple(sorted(communities)), path, preference)
+                prefix, hop, communities, path, preference = word, "", [], (), None
+            elif "BGP.as_path:" in line:
+                path = tuple(map(int, line.split(":", 1)[1].split()))
+            elif "BGP.local_pref:" in line:
+                preference = int(line.split(":", 1)[1])
             elif "BGP.next_hop:" in line:
                 hop = line.split(":", 1)[1].split()[0]
             elif "BGP.community:" in line:
@@ -124,7 +140,7 @@ class Frr(Router):
             " bgp router-id 192.0.2.2",
             " no bgp ebgp-requires-policy",
             " no bgp default ipv4-unicast",
-            f" neighbor {us} remote-as {OUR_ASN}",
+            f" neighbor {us} remote-as {s.ours}",
             f" neighbor {us} timers {max(1, s.hold // 3)} {s.hold}",
             f" neighbor {us} timers connect 1",
             f" neighbor {us} capability extended-nexthop",
@@ -152,7 +168,7 @@ class Frr(Router):
             ]
         if s.echo_ms:
             lines += ["  echo-mode", f"  echo transmit-interval {s.echo_ms}", f"  echo receive-interval {s.echo_ms}"]
-        (self.folder / "frr.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "frr.conf").write_text(s.config or "\n".join(lines) + "\n")
         sh("chown", "-R", "frr:frr", str(self.folder))
         zserv, vty = f"{self.folder}/zserv", str(self.folder)
         daemons: list[tuple[str, list[str]]] = [("zebra", [])]
@@ -197,8 +213,12 @@ class Frr(Router):
                     communities = path.get("community", {}).get("list", []) + path.get("largeCommunity", {}).get(
                         "list", []
                     )
-                    out[prefix] = Learnt(hops[0], tuple(sorted(communities)))
+                    as_path = tuple(map(int, path["aspath"]["string"].replace("Local", "").split()))
+                    out[prefix] = Learnt(hops[0], tuple(sorted(communities)), as_path, path.get("locPrf"))
         return out
+
+    def heard(self) -> str:
+        return json.dumps(self.ask("show bgp neighbors json"))
 
 
 class GoBgp(Router):
@@ -213,7 +233,7 @@ class GoBgp(Router):
             "[[neighbors]]",
             "[neighbors.config]",
             f'neighbor-address = "{OURS[s.transport]}"',
-            f"peer-as = {OUR_ASN}",
+            f"peer-as = {s.ours}",
         ]
         if s.password:
             lines.append(f'auth-password = "{s.password}"')
@@ -227,7 +247,7 @@ class GoBgp(Router):
             lines += ["[[neighbors.afi-safis]]", "[neighbors.afi-safis.config]", f'afi-safi-name = "{family}"']
             if s.graceful_restart:
                 lines += ["[neighbors.afi-safis.mp-graceful-restart.config]", "enabled = true"]
-        (self.folder / "gobgpd.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "gobgpd.conf").write_text(s.config or "\n".join(lines) + "\n")
         self.lab.popen(self.lab.router, "gobgpd", "-f", f"{self.folder}/gobgpd.conf", "-p", log="gobgpd.log")
         until("gobgpd answers", lambda: self.lab.in_router("gobgp", "global"))
 
@@ -238,15 +258,19 @@ class GoBgp(Router):
             if not told.startswith("{"):
                 continue
             for prefix, paths in json.loads(told).items():
-                hop, communities = "", []
+                hop, communities, as_path, preference = "", [], (), None
                 for attribute in paths[0]["attrs"]:
                     if attribute["type"] in (3, 14):
                         hop = attribute["nexthop"]
+                    elif attribute["type"] == 2:
+                        as_path = tuple(n for segment in attribute["as_paths"] for n in segment["asns"])
+                    elif attribute["type"] == 5:
+                        preference = attribute["value"]
                     elif attribute["type"] == 8:
                         communities += [f"{c >> 16}:{c & 0xFFFF}" for c in attribute["communities"]]
                     elif attribute["type"] == 32:
                         communities += [f"{c['ASN']}:{c['LocalData1']}:{c['LocalData2']}" for c in attribute["value"]]
-                out[prefix] = Learnt(hop, tuple(sorted(communities)))
+                out[prefix] = Learnt(hop, tuple(sorted(communities)), as_path, preference)
         return out
 
 
@@ -267,7 +291,7 @@ class ExaBgp(Router):
         (self.folder / "exabgp.conf").write_text(
             f"process write {{ run {self.folder}/write.sh; encoder json; }}\n"
             f"neighbor {OURS[s.transport]} {{\n"
-            f"  router-id 192.0.2.2; local-address {ROUTER[s.transport]}; local-as {s.asn}; peer-as {OUR_ASN};\n"
+            f"  router-id 192.0.2.2; local-address {ROUTER[s.transport]}; local-as {s.asn}; peer-as {s.ours};\n"
             f"  hold-time {s.hold}; passive {'false' if s.active else 'true'};\n"
             + (f"  md5-password '{s.password}';\n" if s.password else "")
             + ("  listen 179;\n" if not s.active else "")
@@ -301,7 +325,9 @@ class ExaBgp(Router):
             for hops in update.get("announce", {}).values():
                 for hop, prefixes in hops.items() if isinstance(hops, dict) else ():
                     for prefix in prefixes:
-                        out[prefix["nlri"]] = Learnt(hop, tuple(sorted(communities)))
+                        path = tuple(attributes.get("as-path", ()))
+                        preference = attributes.get("local-preference")
+                        out[prefix["nlri"]] = Learnt(hop, tuple(sorted(communities)), path, preference)
             for prefixes in update.get("withdraw", {}).values():
                 for prefix in prefixes:
                     out.pop(prefix["nlri"], None)

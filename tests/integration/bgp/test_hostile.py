@@ -191,6 +191,20 @@ def test_a_message_that_never_ends_costs_nothing_and_the_hold_timer_ends_it(two:
     assert status(agent, "good")["state"] == "Established"
 
 
+def test_what_comes_with_the_end_in_one_read_harms_that_session_only(two: tuple[Agent, Peer, Peer]) -> None:
+    """A refresh and a Cease, as after a lost segment."""
+    agent, bad, good = two
+    ending = bad.establish()
+    good.establish()
+    until("both are up", lambda: {s["state"] for s in agent.tell()["status"]} == {"Established"})
+    ending.sendall(message(5, struct.pack("!HBB", 1, 0, 1)) + message(3, bytes((6, 2))))
+    until("that session is over", lambda: status(agent, "bad")["state"] != "Established")
+    assert agent.process.poll() is None
+    bad.establish()
+    until("it is up again", lambda: status(agent, "bad")["state"] == "Established")
+    assert [h["name"] for h in agent.tell()["history"] if h["peer"] == "good"] == ["sessionUp"]
+
+
 def test_messages_of_64_kib_are_taken(two: tuple[Agent, Peer, Peer]) -> None:
     agent, bad, good = two
     large = bad.establish(extended=True)

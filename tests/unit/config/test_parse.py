@@ -32,6 +32,16 @@ def peer(text: str = "") -> Peer:
     return good(f"peers:\n- {{my-asn: 64512, peer-asn: 64513, peer-address: 192.0.2.1{more}}}\n").peers[0]
 
 
+def test_what_is_quoted_makes_no_second_line_and_controls_no_terminal() -> None:
+    told = parse('address-pools:\n- {name: p, protocol: "a\\nb\\e[31m\\u2028", "\\ex": 1, addresses: ["1.2.3.4\\t"]}\n')
+    assert [error.reason.split(" in pool")[0] for error in told.errors] == [
+        'unknown protocol "a\\nb\\u001b[31m\\u2028"',
+        'could not parse config: unknown key "\\u001bx"',
+        'invalid CIDR "1.2.3.4\\t"',
+    ]
+    assert told.errors[1].path == 'address-pools[0]["\\u001bx"]'
+
+
 def test_pool_defaults() -> None:
     assert pool("addresses: [192.0.2.0/30]") == Pool(
         name="p", protocol="layer2", addresses=(AddressRange(4, 0xC0000200, 0xC0000203),)

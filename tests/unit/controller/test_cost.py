@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 from metallb_common.config.model import Pool
 from metallb_common.net.ranges import AddressRange
 from metallb_controller.allocator import Allocator, Refusal
 from metallb_controller.wishes import wish
+from tests.conftest import ROOT
 from tests.unit.controller.make import pool, service
 
 COUNT = 2000
@@ -82,3 +85,75 @@ def test_ten_thousand_pools() -> None:
     allocator.set_pools(pools)
     assert time.process_time() - start < 3.0
     assert allocator.table.find(allocator.table.by_name["p09999"].spaces[4].lowest() or 0) == "p09999"  # type: ignore[arg-type]
+
+
+MEMORY = """
+import json, sys
+from metallb_controller.assigner import Assigner
+from metallb_controller.wishes import Rules
+from tests.unit.controller.make import config, pool
+
+
+class Outside:
+    def __init__(self):
+        self.todo = []
+    def submit(self, key):
+        self.todo.append(key)
+    def tell(self, view, say): ...
+    def freed(self): ...
+    def accepted(self, config): ...
+    def stirred(self): ...
+    def counted(self, *, error=False): ...
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def raw(i, version, status, annotations):
+    # What a manifest with some labels becomes; each Service has its own name, labels and selector.
+    name = f"customer-{i:05}-frontend"
+    labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "shop", "team": f"team-{i % 50}"}
+    spec = {"type": "LoadBalancer", "clusterIPs": [f"10.96.{i >> 8}.{i & 255}"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "externalTrafficPolicy": "Cluster", "selector": {"app": name},
+            "ports": [{"name": n, "port": p, "protocol": "TCP"} for n, p in (("http", 80), ("https", 443))]}
+    meta = {"name": name, "namespace": f"team-{i % 50}", "uid": f"0b3cf9d5-3c3e-4c8f-9d5e-{i:012}", "labels": labels,
+            "resourceVersion": str(version), "annotations": annotations,
+            "creationTimestamp": f"2026-01-01T{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}Z"}
+    return json.loads(json.dumps({"metadata": meta, "spec": spec, "status": {"loadBalancer": status}}))
+
+
+outside = Outside()
+assigner = Assigner(Rules(), outside)
+assigner.replace([])
+assigner.accept(config(pool("p", "10.0.0.0/8")))
+
+def fill(first, last):
+    for i in range(first, last):
+        assigner.upsert(assigner.parse(raw(i, i + 1, {}, {})))
+    while assigner.busy:
+        assigner.reconcile(100)
+    for key in outside.todo:
+        tracked, decided = assigner.work(key)
+        assigner.begins(key, decided)
+        status = {"ingress": [{"ip": ip} for ip in decided.ingress]}
+        i = int(key.split("-")[-2])
+        assigner.written(assigner.parse(raw(i, 100_000 + i, status, {"metallb.io/ip-allocated-from-pool": "p"})))
+        assigner.ended(key, happened=True)
+    outside.todo.clear()
+    while assigner.busy:
+        assigner.reconcile(100)
+
+fill(0, 1000)
+before = resident()
+fill(1000, 6000)
+assert len(assigner.allocator.held) == 6000
+print((resident() - before) / 5000)
+"""
+
+
+def test_what_a_service_costs_in_memory() -> None:
+    """At most 4 KiB of resident memory each, from the list to the written address."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) <= 4096, done.stdout

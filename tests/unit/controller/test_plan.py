@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from metallb_common.config.model import ServiceAllocation
-from metallb_common.net.selectors import LabelSelector, Requirement
 from metallb_controller.assigner import Assigner
 from metallb_controller.tracked import Tracked
-from metallb_controller.wishes import FROM_POOL, Rules
+from metallb_controller.wishes import FROM_POOL
 from tests.unit.controller.make import World, pool, service, world
 
 P = pool("p", "192.0.2.0/30")
@@ -170,66 +168,6 @@ def test_a_deleted_service_keeps_its_address_while_it_terminates() -> None:
     assert made.ips("dying") == ()
 
 
-# --- two families ---------------------------------------------------------------------------------
-
-
-def test_dual_stack_from_one_pool_in_the_order_of_the_service() -> None:
-    made = world(DUAL)
-    assert got(made, families="64", policy="RequireDualStack") == ("2001:db8::", "198.51.100.0")
-
-
-def test_require_dual_stack_gets_both_or_none() -> None:
-    made = world(P)
-    assert got(made, families="46", policy="RequireDualStack") == ()
-
-
-def test_prefer_dual_stack_takes_one_and_later_the_other() -> None:
-    made = world(P)
-    assert got(made, families="64", policy="PreferDualStack") == ("192.0.2.0",)
-    made.configure(P, pool("six", "2001:db8::/126"))
-    made.settle()
-    assert set(made.ips("web")) == {"192.0.2.0", "2001:db8::"}
-
-
-def test_dual_stack_may_span_two_pools_of_one_protocol() -> None:
-    made = world(P, pool("six", "2001:db8::/126"))
-    assert got(made, families="46", policy="RequireDualStack") == ("192.0.2.0", "2001:db8::")
-    assert made.objects["default/web"].annotations[FROM_POOL] == "p,six"
-    mixed = world(P, pool("six", "2001:db8::/126", protocol="bgp"))
-    assert got(mixed, families="46", policy="RequireDualStack") == ()
-
-
-def test_becoming_dual_stack_and_back_keeps_the_first_address() -> None:
-    made = world(DUAL)
-    assert got(made) == ("198.51.100.0",)
-    both = service(families="46").cluster_ips
-    made.edit("default/web", cluster_ips=both, ip_family_policy="RequireDualStack")
-    made.settle()
-    assert made.ips("web") == ("198.51.100.0", "2001:db8::")
-    made.edit("default/web", cluster_ips=both[:1], ip_family_policy="SingleStack")
-    made.settle()
-    assert made.ips("web") == ("198.51.100.0",)
-    assert made.assigner.allocator.in_use("d") == 1
-
-
-def test_requested_pair_and_requested_one_of_a_preferred_pair() -> None:
-    made = world(DUAL)
-    asked = "2001:db8::3, 198.51.100.2"
-    assert got(made, families="46", policy="RequireDualStack", addresses=asked) == ("198.51.100.2", "2001:db8::3")
-    made.put(service("half", families="46", policy="PreferDualStack", addresses="2001:db8::2"))
-    made.settle()
-    assert made.ips("half") == ("198.51.100.0", "2001:db8::2")
-
-
-def test_the_order_of_a_status_never_flips() -> None:
-    made = World()
-    made.put(service(families="46", policy="RequireDualStack", status=("2001:db8::1", "198.51.100.1")))
-    made.sync()
-    made.configure(DUAL)
-    made.settle()
-    assert made.ips("web") == ("2001:db8::1", "198.51.100.1")
-
-
 # --- sharing ---------------------------------------------------------------------------------------
 
 
@@ -300,86 +238,6 @@ def test_a_service_without_ports_is_not_robbed() -> None:
     assert made.ips("web") == ("192.0.2.0",)
 
 
-# --- who is served ---------------------------------------------------------------------------------
-
-
-def test_classes() -> None:
-    table = [
-        (Rules(), None, True),
-        (Rules(), "other", False),
-        (Rules("ours"), "ours", True),
-        (Rules("ours"), None, False),
-        (Rules("ours", True), None, True),
-        (Rules("ours", True), "other", False),
-    ]
-    for rules, lb_class, served in table:
-        made = world(P, rules=rules)
-        assert bool(got(made, load_balancer_class=lb_class)) is served, (rules, lb_class)
-
-
-def test_a_classed_service_that_holds_an_address_of_ours_keeps_it() -> None:
-    made = World()
-    made.put(service(load_balancer_class="other", status=("192.0.2.0",)))
-    made.sync()
-    made.configure(P)
-    made.put(service("next"))
-    made.settle()
-    assert made.ips("web") == ("192.0.2.0",)
-    assert made.ips("next") == ("192.0.2.1",)
-
-
-def test_a_foreign_status_of_a_foreign_class_is_left_alone() -> None:
-    made = World()
-    made.put(service(load_balancer_class="other", status=("203.0.113.7",)))
-    made.sync()
-    made.configure(P)
-    made.settle()
-    assert made.writes == []
-
-
-def test_service_allocation() -> None:
-    selector = LabelSelector((Requirement("team", "In", ("blue",)),))
-    named = pool("named", "192.0.2.0/32", allocation=ServiceAllocation(1, namespaces=("prod",)))
-    labelled = pool("labelled", "192.0.2.1/32", allocation=ServiceAllocation(2, service_selectors=(selector,)))
-    by_space = pool("space", "192.0.2.2/32", allocation=ServiceAllocation(3, namespace_selectors=(selector,)))
-    made = world(named, labelled, by_space)
-    made.assigner.set_namespaces({"blue": {"team": "blue"}})
-    made.put(service("a", namespace="prod"))
-    made.put(service("b", labels={"team": "blue"}))
-    made.put(service("c", namespace="blue"))
-    made.put(service("d", namespace="dev"))
-    made.settle()
-    assert made.ips("a", "prod") == ("192.0.2.0",)
-    assert made.ips("b") == ("192.0.2.1",)
-    assert made.ips("c", "blue") == ("192.0.2.2",)
-    assert made.ips("d", "dev") == ()
-    made.remove("blue/c")
-    made.settle()
-    assert made.ips("d", "dev") == ()
-    made.assigner.set_namespaces({"blue": {"team": "blue"}, "dev": {"team": "blue"}})
-    made.settle()
-    assert made.ips("d", "dev") == ("192.0.2.2",)
-
-
-def test_the_name_label_of_a_namespace_needs_no_watch() -> None:
-    selector = LabelSelector((Requirement("kubernetes.io/metadata.name", "In", ("prod",)),))
-    made = world(pool("p", "192.0.2.0/32", allocation=ServiceAllocation(namespace_selectors=(selector,))))
-    made.put(service("a", namespace="dev"))
-    made.put(service("b", namespace="prod"))
-    made.settle()
-    assert (made.ips("a", "dev"), made.ips("b", "prod")) == ((), ("192.0.2.0",))
-
-
-def test_a_disabled_pool_keeps_what_is_given() -> None:
-    made = world(P)
-    got(made)
-    made.configure(dataclasses.replace(P, disabled=True))
-    made.put(service("late"))
-    made.settle()
-    assert made.ips("web") == ("192.0.2.0",)
-    assert made.ips("late") == ()
-
-
 # --- start, config, repair -------------------------------------------------------------------------
 
 
@@ -419,7 +277,9 @@ def test_of_two_owners_the_younger_loses_with_an_event() -> None:
     made.settle()
     assert made.ips("old") == ("192.0.2.0",)
     assert made.ips("young") == ("192.0.2.1",)
-    assert made.said("young")[0].startswith('DuplicateAddress: ["192.0.2.0"] is taken back')
+    first, second = made.said("young")
+    assert first.startswith('DuplicateAddress: ["192.0.2.0"] is taken back')
+    assert second == 'IPAllocated: Assigned IP ["192.0.2.1"]'
 
 
 def test_a_second_owner_that_appears_later_loses() -> None:

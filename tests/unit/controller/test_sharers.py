@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from metallb_controller.sharing import Allocation
@@ -87,6 +89,50 @@ def test_nobody_joins_sharers_whose_keys_were_edited_apart() -> None:
     made.put(service("five", ports=("TCP/5",), share="l", addresses="192.0.2.0", created=5))
     made.settle()
     assert made.ips("five") == ("192.0.2.0",)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"annotations": {SHARE: "l"}},
+            'can\'t change sharing key for "default/two", address also in use by default/one: it keeps ["192.0.2.0"]; '
+            "a restart of the controller gives the younger one another address",
+        ),
+        (
+            {"annotations": {}},
+            'can\'t change sharing key for "default/two", address also in use by default/one: new service does not '
+            'allow sharing: it keeps ["192.0.2.0"]; a restart of the controller gives the younger one another address',
+        ),
+        (
+            {"ports": service(ports=("TCP/1",)).ports},
+            'port TCP/1 is already in use on "192.0.2.0": it keeps ["192.0.2.0"]',
+        ),
+        (
+            {"external_traffic_policy": "Local"},
+            'can\'t change sharing key for "default/two", address also in use by default/one: it keeps ["192.0.2.0"]',
+        ),
+    ],
+)
+@pytest.mark.parametrize("older", [True, False])
+def test_whoever_is_edited_apart_is_told_at_once_what_becomes_of_it(
+    change: dict[str, Any], reason: str, older: bool
+) -> None:
+    """And the text is true."""
+    made = world(P)
+    made.put(service("one", ports=("TCP/1",), share="k", created=1))
+    made.put(service("two", ports=("TCP/2",), share="k", created=0 if older else 2))
+    made.settle()
+    made.edit("default/two", **change)
+    made.settle()
+    assert made.said("two")[-1] == f'AllocationFailed: Failed to allocate IP for "default/two": {reason}'
+    assert dict(made.assigner.pending()) == {"default/two": f'Failed to allocate IP for "default/two": {reason}'}
+    assert made.ips("one") == made.ips("two") == ("192.0.2.0",)
+    made.restart()
+    made.settle()
+    young, old = ("one", "two") if older else ("two", "one")
+    assert made.ips(old) == ("192.0.2.0",)
+    assert made.ips(young) == ("192.0.2.1" if "restart" in reason else "192.0.2.0",)
 
 
 def test_an_edit_that_makes_room_wakes_who_waits() -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from metallb_speaker.announcer.membership import events as m
 from metallb_speaker.announcer.membership.api import Endpoint
+from metallb_speaker.announcer.membership.gossip import Gossip
 from metallb_speaker.announcer.membership.keys import Keyring
+from metallb_speaker.announcer.membership.replay import Window
 from metallb_speaker.announcer.membership.swim import Membership
 from metallb_speaker.announcer.membership.timings import DEFAULT, Timings
 from metallb_speaker.announcer.ownership import Ownership
@@ -23,6 +25,8 @@ from metallb_speaker.desired import AnnouncedAddress, Layer2Group, Member
 KEYS = Keyring.from_text("simulated secret")
 PORT = 7946
 PROBE_WAIT = 0.04  # how long layer 2 waits before it reports silence
+#: Gratuitous frames after an address was taken, as layer 2 sends them (of the later ones the first suffice).
+REPEATS = (0.0002, 0.25, 1.25, 3.0)
 
 
 def group(ip: str, candidates: Iterable[str], preferred: str = "", reason: str = "") -> Layer2Group:
@@ -51,7 +55,9 @@ class Node:
     heard: list[tuple[float, m.Event]] = field(default_factory=list)
     happened: list[tuple[float, o.Event]] = field(default_factory=list)
     answers: set[str] = field(default_factory=set)
+    announced: dict[str, int] = field(default_factory=dict)  # key -> how many times from the beginning
     handed_over: float = 0.0
+    behind: float = 0.0  # of its clock, which stood still while it was frozen
 
 
 class Cluster:
@@ -67,12 +73,15 @@ class Cluster:
         timings: Timings = DEFAULT,
         latency: tuple[float, float] = (0.0002, 0.001),
         owning: bool = True,
+        prefixes: Mapping[str, tuple[str, ...]] | None = None,
+        stem: str = "node",
     ) -> None:
         self.rng = random.Random(seed)
         self.now = 1000.0
         self.loss = loss
         self.latency = latency
-        self.keyring, self.timings, self.owning = keyring, timings, owning
+        self.keyring, self.timings, self.owning, self.stem = keyring, timings, owning, stem
+        self.prefixes = dict(prefixes or {})  # node -> what is on-link there; none: it does not say
         self.nodes: dict[str, Node] = {}
         self.members: dict[str, Member] = {}
         self.groups: list[Layer2Group] = []
@@ -81,6 +90,7 @@ class Cluster:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._names: dict[Endpoint, str] = {}
+        self.last_frame: dict[str, str] = {}  # address -> who announced it last: what neighbours' caches hold
         self.doubles: dict[str, float] = {}  # address -> longest time that two answered on one wire
         self.gaps: dict[str, float] = {}
         self._double_since: dict[str, float] = {}
@@ -91,7 +101,7 @@ class Cluster:
     # --- building ------------------------------------------------------------------------------
 
     def _add(self, index: int) -> None:
-        name = f"node-{index}"
+        name = f"{self.stem}-{index}"
         address = f"10.0.{index // 250}.{index % 250 + 1}"
         self.members[name] = Member(name, (address,), alive=True)
         self._names[address, PORT] = name
@@ -104,6 +114,8 @@ class Cluster:
             name, self.keyring, rng=rng, now=self.now, address=address, port=PORT, timings=self.timings
         )
         membership.set_macs([mac], self.now)
+        if name in self.prefixes:
+            membership.set_prefixes(self.prefixes[name], self.now)
         return Node(name, address, mac, membership, Ownership(name, self.now))
 
     def start(self, names: Iterable[str] | None = None, spread: float = 0.5) -> None:
@@ -111,21 +123,59 @@ class Cluster:
         for name in names or list(self.nodes):
             self.at(self.now + self.rng.random() * spread, lambda n=name: self._begin(n))
 
+    def start_joined(self) -> None:
+        """Every node begins as if all had joined and settled long ago: hundreds greet each other for minutes of CPU.
+
+        What joining leaves behind is put in place: each one's record, its life and a replay window for it.
+        """
+        nets = {name: node.membership._net for name, node in self.nodes.items()}
+        for node in self.nodes.values():
+            membership = node.membership
+            membership.set(self.members.values(), self.now)
+            membership._joined = membership._contact.joined = True
+            membership._settle(self.now - 1000)
+        for name, node in self.nodes.items():
+            table = node.membership._table
+            for other, net in nets.items():
+                if other != name:
+                    peer = table.peers[other]
+                    peer.record, peer.boot, peer.window = net.own, net.boot, Window(0)
+                    peer.endpoint = (self.nodes[other].address, PORT)
+                    peer.heard = peer.known_alive = peer.hears_me = self.now
+                    peer.settled_for = 10_000
+                    table.alive.add(other)
+                    table._stand(peer)
+            table.version += 1
+            table.gossip, table.events, table.news = Gossip(table.timings.retransmit), [], False
+            node.membership._contact._hellos = []
+            self.at(self.now + self.rng.random() * 0.5, lambda n=node: (n.membership.turn(self.now), self.turn(n)))
+            node.membership._expected = self.now + 1.0
+
     def _begin(self, name: str) -> None:
         node = self.nodes[name]
-        node.membership.set(self.members.values(), self.now)
+        self.list_members(node)
         if self.owning:
             node.ownership.replace(self.groups, self.now)
         self.turn(node)
 
+    def list_members(self, node: Node) -> None:
+        """The cluster's list, as it is now, for one node."""
+        now = self.now - node.behind
+        node.membership.set(self.members.values(), now)
+        node.ownership.members({m.key: m.addresses for m in self.members.values()}, now)
+
     def set_groups(self, groups: list[Layer2Group]) -> None:
         """Desired changes, on all nodes within 5 ms."""
         self.groups = groups
+
+        def tell(node: Node) -> None:
+            now = self.now - node.behind
+            node.ownership.complete(now)  # what comes now is younger than the process
+            node.ownership.replace(groups, now)
+            self.turn(node)
+
         for node in self.nodes.values():
-            self.at(
-                self.now + self.rng.random() * 0.005,
-                lambda n=node: (n.ownership.replace(groups, self.now), self.turn(n)),
-            )
+            self.at(self.now + self.rng.random() * 0.005, lambda n=node: tell(n))
 
     # --- what happens to nodes -------------------------------------------------------------------
 
@@ -157,10 +207,20 @@ class Cluster:
         node.paused = False
         self.turn(node)
 
+    def thaw(self, name: str, frozen: float) -> None:
+        """A virtual machine goes on that was frozen for so long, its clock with it: it cannot know."""
+        self.nodes[name].behind += frozen
+        self.resume(name)
+
     def partition(self, *sides: Iterable[str]) -> None:
         """Only members of one side reach each other, by UDP and by wire; no side: heal."""
         place = {name: index for index, side in enumerate(sides) for name in side}
         self.cut = lambda source, target: place.get(source, -1) != place.get(target, -1)
+        if not sides:
+            # The cables are back: layer 2 announces all that it answers for anew, before anybody could talk.
+            for node in self.nodes.values():
+                for key in node.answers:
+                    self._announce(node, key)
         self._judge()
 
     # --- the clock ---------------------------------------------------------------------------------
@@ -182,7 +242,7 @@ class Cluster:
     def turn(self, node: Node) -> None:
         if not node.powered or node.paused:
             return
-        now, membership, ownership = self.now, node.membership, node.ownership
+        now, membership, ownership = self.now - node.behind, node.membership, node.ownership
         if membership.turn(now):
             node.queue.clear()
         queue, node.queue = node.queue, []
@@ -191,17 +251,17 @@ class Cluster:
         if membership.deadline() <= now:
             membership.on_deadline(now)
         if self.owning:
-            node.heard += [(now, event) for event in ownership.follow(membership, now)]
+            node.heard += [(self.now, event) for event in ownership.follow(membership, now)]
             for event in ownership.events():
                 self._owned(node, event)
         else:
-            node.heard += [(now, event) for event in membership.events()]
+            node.heard += [(self.now, event) for event in membership.events()]
         for data, target in membership.pending():
             self._send(node, data, target)
         due = membership.deadline()
         if self.owning:
             due = min(due, ownership.deadline())
-        self._wake(node, max(due, now + 1e-6))
+        self._wake(node, max(due, now + 1e-6) + node.behind)
 
     def _wake(self, node: Node, when: float) -> None:
         node.wake += 1
@@ -232,7 +292,7 @@ class Cluster:
         match event:
             case o.Acquired(key) | o.Reassert(key):
                 node.answers.add(key)
-                self.at(self.now + 0.0002, lambda: self._gratuitous(node, key))
+                self._announce(node, key)
             case o.Lost(key):
                 node.answers.discard(key)
             case o.Probe(address):
@@ -244,24 +304,42 @@ class Cluster:
         if isinstance(event, o.Acquired | o.Lost):
             self._judge()
 
+    def _announce(self, node: Node, key: str) -> None:
+        """Gratuitous frames from the beginning; what was still to come of an earlier beginning is dropped."""
+        begun = node.announced[key] = node.announced.get(key, 0) + 1
+
+        def send() -> None:
+            if node.announced[key] == begun:
+                self._gratuitous(node, key)
+
+        for after in REPEATS:
+            self.at(self.now + after, send)
+
     def _gratuitous(self, node: Node, key: str) -> None:
-        if not node.powered or node.paused:
+        if not node.powered or node.paused or key not in node.answers:
             return
+        self.last_frame[key] = node.name
         for other in list(self.nodes.values()):
             if other is not node and key in other.answers and other.powered and not self.cut(node.name, other.name):
                 if other.paused:
                     continue
-                other.ownership.foreign_claim(key, node.mac, self.now)
+                other.ownership.foreign_claim(key, node.mac, self.now - other.behind)
                 self.turn(other)
 
     def _probe(self, node: Node, address: str) -> None:
         macs = [
             other.mac
             for other in self.nodes.values()
-            if other is not node and address in other.answers and self.up(other) and not self.cut(node.name, other.name)
+            if other is not node
+            and not self.cut(node.name, other.name)
+            and other.powered
+            and (address == other.address or (not other.paused and address in other.answers))
         ]
         delay = 0.0005 if macs else PROBE_WAIT
-        self.at(self.now + delay, lambda: (node.ownership.probe_result(address, macs, self.now), self.turn(node)))
+        self.at(
+            self.now + delay,
+            lambda: (node.ownership.probe_result(address, macs, self.now - node.behind), self.turn(node)),
+        )
 
     @staticmethod
     def up(node: Node) -> bool:

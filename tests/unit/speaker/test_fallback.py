@@ -30,6 +30,20 @@ def test_who_comes_behind(tiers: dict[str, Tier], winner: str) -> None:
     assert groups.elect(entry, lambda node: tiers.get(node, SETTLED)) == winner
 
 
+@pytest.mark.parametrize("spread", [(), ("a", "b", "c", "d")])
+@pytest.mark.parametrize(
+    ("tiers", "winner"),
+    [({}, "a"), ({"a": SILENT}, "c"), ({"a": SILENT, "c": SILENT}, "b"), ({"a": NEW, "c": LEAVING}, "b")],
+)
+def test_who_comes_last(tiers: dict[str, Tier], winner: str, spread: tuple[str, ...]) -> None:
+    groups = Groups()
+    entry = groups.put(Layer2Group("1.1.1.1", (), ("a",), ("c",), ("b",), spread=spread))
+    groups.spread.complete()
+    groups.spread.due(0.0)
+    assert groups.elect(entry, lambda node: tiers.get(node, SETTLED)) == winner
+    assert groups.touched("b", lambda node: SETTLED) == ["1.1.1.1"]
+
+
 def test_many_candidates_go_before_any_fallback() -> None:
     groups = Groups()
     names = tuple(f"n{i:02}" for i in range(PREFIX + 3))

@@ -10,7 +10,7 @@ import pytest
 
 from metallb_common.config.parse import from_config_map
 from metallb_common.kube.views import Service
-from metallb_speaker.cluster.follow import ConfigFollower
+from metallb_speaker.cluster.follow import PATIENCE, ConfigFollower
 from metallb_speaker.cluster.view import Changes, ClusterView
 
 WIDE = "address-pools: [{name: p, protocol: layer2, addresses: [192.0.2.0/24]}]"
@@ -24,8 +24,9 @@ def config_map(text: str | None) -> dict[str, Any]:
 
 class Lab:
     def __init__(self, *, accepted: bool = False) -> None:
-        self.view, self.changes = ClusterView("n1"), Changes()
-        self.follower = ConfigFollower(self.view, self.changes, from_config_map, accepted=accepted)
+        self.view, self.changes, self.now = ClusterView("n1"), Changes(), 100.0
+        parse = from_config_map
+        self.follower = ConfigFollower(self.view, self.changes, parse, accepted=accepted, clock=lambda: self.now)
 
     def hold(self, ip: str) -> None:
         service = Service.from_json({"metadata": {"namespace": "ns", "name": "a"}, "spec": {"type": "LoadBalancer"}})
@@ -108,3 +109,37 @@ def test_empty_text_is_an_empty_configuration(capsys: pytest.CaptureFixture[str]
         assert lab.view.config is not None
         assert lab.view.config.pools == ()
         assert "warn" in {json.loads(line)["level"] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_without_an_accepted_configuration_the_users_own_is_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The controller may not write it (the original's roles), or does not run."""
+    lab = Lab(accepted=True)
+    lab.follower.replace([])
+    lab.follower.own.replace([config_map(WIDE)])
+    lab.follower.retry()
+    assert (lab.view.config, lab.follower.due()) == (None, False), "it may come at any moment"
+    lab.now += PATIENCE
+    assert lab.follower.due()
+    lab.follower.retry()
+    assert (lab.first, lab.follower.stale, lab.follower.due()) == ("192.0.2.0/24", False, False)
+    assert "noAcceptedConfig" in capsys.readouterr().out
+    lab.hold("192.0.2.7")
+    lab.follower.own.upsert(config_map(NARROW))
+    assert (lab.first, lab.follower.stale) == ("192.0.2.0/24", True), "nobody else has judged it"
+    lab.follower.own.delete(config_map(NARROW))
+    assert (lab.first, lab.follower.stale) == ("192.0.2.0/24", True)
+    lab.follower.upsert(config_map(NARROW))
+    assert (lab.first, lab.follower.stale) == ("192.0.2.128/25", False), "accepted: the controller has judged it"
+    lab.follower.own.upsert(config_map(WIDE))
+    assert lab.first == "192.0.2.128/25"
+
+
+def test_an_accepted_configuration_that_goes_is_kept_and_not_replaced_by_the_users_own() -> None:
+    """The user's may be the one that was refused; the controller writes the accepted one again."""
+    lab = Lab(accepted=True)
+    lab.follower.own.replace([config_map(NARROW)])
+    lab.follower.replace([config_map(WIDE)])
+    lab.follower.delete(config_map(WIDE))
+    lab.now += 10 * PATIENCE
+    lab.follower.retry()
+    assert (lab.first, lab.follower.stale, lab.follower.due()) == ("192.0.2.0/24", True, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,13 +75,6 @@ async def _serve(options: app.Options, stop: app.Stop) -> int:
         server.close()
 
 
-def _tune_gc() -> None:
-    """What start-up made stays: look through new objects only, and seldom. Reference counts do most of it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
 async def _control(options: app.Options, pages: Pages) -> None:
     from metallb_common.kube.client import connect
     from metallb_controller.configs import Settings
@@ -110,7 +102,7 @@ async def _control(options: app.Options, pages: Pages) -> None:
             pages.metrics,
         )
         pages.controller = controller
-        _tune_gc()
+        app.tune_gc()
         await controller.run()
     finally:
         await api.close()

@@ -59,6 +59,7 @@ class Allocator:
         self.held: dict[str, Allocation] = {}
         self._holders = Holders()
         self._in_use: dict[str, int] = {}
+        self._beyond: dict[str, int] = {}  # of those in use: how many the pool would not give out any more
         self._services: dict[str, int] = {}
 
     # --- changing --------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ class Allocator:
     def set_pools(self, pools: Iterable[Pool]) -> tuple[str, ...]:
         """Take a new set of pools. Returns the Services that lost an address, whose record is gone."""
         self.table = PoolTable(pools)
-        self._in_use, self._services = {}, {}
+        self._in_use, self._beyond, self._services = {}, {}, {}
         lost = tuple(c.key for c in self._uncovered(self.table))
         for key in dict.fromkeys(lost):
             self._holders.remove(key, self.held.pop(key))
@@ -111,7 +112,10 @@ class Allocator:
             space.take(address)
         else:
             space.give_back(address)
-        self._in_use[name] = self._in_use.get(name, 0) + (1 if take else -1)
+        step = 1 if take else -1
+        self._in_use[name] = self._in_use.get(name, 0) + step
+        if not space.usable(address):
+            self._beyond[name] = self._beyond.get(name, 0) + step
 
     def _count(self, allocation: Allocation, step: int) -> None:
         for name in set(allocation.pools):
@@ -123,11 +127,23 @@ class Allocator:
         """Addresses of this pool that somebody holds, also those that it would not give out any more."""
         return self._in_use.get(pool, 0)
 
+    def total(self, pool: str) -> int:
+        """Addresses that this pool can give in all, and those in use that it would not give out any more.
+
+        So a pool is exhausted, by its numbers, only when it has nothing to give.
+        """
+        return self.table.by_name[pool].size + self._beyond.get(pool, 0)
+
     def services(self, pool: str) -> int:
         return self._services.get(pool, 0)
 
     def holders(self, address: Address) -> tuple[str, ...]:
         return self._holders.of(address)
+
+    def contested(self, key: str, address: Address) -> bool:
+        """Whether what the objects say now would keep `key` from getting this address that it holds."""
+        mine = self.held[key]
+        return self._holders.refusal(key, address, mine.ports, mine.wanted, anew=True) is not None
 
     def conflicts(self, pools: Iterable[Pool]) -> list[Conflict]:
         """Holders that a config with these pools would not cover, sorted."""
@@ -202,7 +218,8 @@ class Allocator:
                 found[version] = kept[version]
                 continue
             first = next(iter(found.values()))[1]
-            more = self._pick(self.table.by_name[first], wish, version)
+            space = self.table.by_name[first]
+            more = None if self._shut(space, wish) else self._pick(space, wish, version)
             if more:
                 found[version] = (more, first)
         return found
@@ -212,13 +229,20 @@ class Allocator:
         """PreferDualStack with one requested address: the other family is ours to choose, or to miss."""
         return bool(wish.optional) and len(missing) < len(wish.families)
 
+    @staticmethod
+    def _shut(space: PoolSpace, wish: Wish) -> str:
+        """Why this pool gives this Service nothing now."""
+        if space.pool.disabled:
+            return f'pool "{space.pool.name}" is disabled'
+        if not serves(space.pool.service_allocation, wish.client):
+            return f'pool "{space.pool.name}" does not serve this service (service-allocation)'
+        return ""
+
     def _closed(self, wish: Wish, address: Address, name: str) -> str:
         """Why this pool does not give this address to this Service now."""
         space = self.table.by_name[name]
-        if space.pool.disabled:
-            return f'pool "{name}" is disabled'
-        if not serves(space.pool.service_allocation, wish.client):
-            return f'pool "{name}" does not serve this service (service-allocation)'
+        if why := self._shut(space, wish):
+            return why
         if not space.spaces[version_of(address)].usable(address):
             return f'pool "{name}" never gives it out'
         return ""
@@ -227,10 +251,8 @@ class Allocator:
         space = self.table.by_name.get(wish.pool)
         if space is None:
             return Refusal(f'unknown pool "{wish.pool}"')
-        if space.pool.disabled:
-            return Refusal(f'pool "{wish.pool}" is disabled')
-        if not serves(space.pool.service_allocation, wish.client):
-            return Refusal(f'pool "{wish.pool}" does not serve this service (service-allocation)')
+        if why := self._shut(space, wish):
+            return Refusal(why)
         kept = {v: pair for v, pair in kept.items() if pair[1] == wish.pool}
         found = self._fill([space], wish, kept)
         if found is None:
@@ -240,8 +262,9 @@ class Allocator:
 
     def _from_any(self, wish: Wish, kept: Found) -> Found | Refusal:
         open_pools = [ps for ps in self.table.order if serves(ps.pool.service_allocation, wish.client)]
-        if kept:  # the pool that the Service knows comes first
-            known = {name for _, name in kept.values()}
+        if kept:  # the pool that the Service knows comes first; of another protocol is none
+            known = {name: self.table.by_name[name].pool.protocol for _, name in kept.values()}
+            open_pools = [ps for ps in open_pools if ps.pool.protocol in known.values()]
             open_pools.sort(key=lambda ps: ps.pool.name not in known)
         found = self._fill(open_pools, wish, kept)
         return Refusal("no available IPs") if found is None else found
@@ -255,15 +278,20 @@ class Allocator:
         missing = tuple(v for v in wish.families if v not in kept)
         if not missing:
             return dict(kept)
-        if wish.keys[0] and (shared := self._join_shared(spaces, wish, missing)):
-            return {**kept, **shared}
+        alike = [spaces]
+        if len(missing) > 1:
+            protocols = dict.fromkeys(ps.pool.protocol for ps in spaces)
+            alike = [[ps for ps in spaces if ps.pool.protocol == protocol] for protocol in protocols]
+        for group in alike if wish.keys[0] else ():
+            if shared := self._join_shared(group, wish, missing):
+                return {**kept, **shared}
         for space in spaces:
             found = self._pick_all([space], wish, missing)
             if found:
                 return {**kept, **found}
         if len(missing) > 1:
-            for protocol in dict.fromkeys(ps.pool.protocol for ps in spaces):
-                found = self._pick_all([ps for ps in spaces if ps.pool.protocol == protocol], wish, missing)
+            for group in alike:
+                found = self._pick_all(group, wish, missing)
                 if found:
                     return {**kept, **found}
         if kept and set(missing) <= wish.optional:
@@ -288,6 +316,8 @@ class Allocator:
                 continue
             candidate = (rank[name], int(address), address, name)
             version = version_of(address)
+            if not spaces[rank[name]].spaces[version].usable(address):
+                continue  # held since before it was excluded
             if version in missing and (version not in best or candidate[:2] < best[version][:2]):
                 best[version] = candidate
         if any(v not in best for v in missing):
@@ -316,6 +346,7 @@ class Allocator:
                 for a in self._holders.joinable(wish.keys, wish.ports)
                 if a.version == version
                 and self.table.find(a) == space.pool.name
+                and space.spaces[version].usable(a)
                 and not self._holders.refusal(wish.key, a, wish.ports, wish.keys)
             ]
             if shared:

@@ -23,10 +23,15 @@ PARALLEL = 8
 #: Seconds. Together with the Lease's renew deadline below its duration: a deposed leader's last write
 #: is over before its successor's first (see lease.py).
 WRITE_TIMEOUT = 1.2
+#: Seconds after the begin of a write of which nobody knows the end: after that it does not happen any more.
+SETTLED = 2 * WRITE_TIMEOUT
 
 
 class Writer:
-    """Workers over a queue of Service keys. `may_write` is asked at the last moment before each write."""
+    """Workers over a queue of Service keys. `may_write` is asked at the last moment before each write.
+
+    The assigner holds back who takes an address that another Service still shows, and submits it again.
+    """
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class Writer:
         self._busy: set[str] = set()
         self._again: set[str] = set()
         self._delays: dict[str, Backoff] = {}
+        self._doubts: dict[str, float] = {}  # since when a write of this Service may have happened or not
         self._signal = asyncio.Event()
 
     def submit(self, key: str) -> None:
@@ -88,6 +94,10 @@ class Writer:
         work = self._assigner.work(key)
         if work is None:
             self._delays.pop(key, None)
+            if self._assigner.doubtful(key):
+                await self._look(key)
+            else:
+                self._doubts.pop(key, None)
             return
         tracked, decided = work
         if decided.changes and decided.changes != tracked.announced:
@@ -104,6 +114,8 @@ class Writer:
             return
         view = tracked.view
         path = SERVICES.path(view.namespace, view.name, "status")
+        self._assigner.begins(key, decided)
+        began = asyncio.get_running_loop().time()
         try:
             # The server gives up at the same time as we do, and does not write afterwards.
             answer = await self._api.request(
@@ -112,19 +124,43 @@ class Writer:
                 body=tracked.body(decided),
                 query={"timeout": f"{WRITE_TIMEOUT:g}s"},
                 timeout=WRITE_TIMEOUT,
+                once=True,  # who still leads is asked before each attempt
             )
         except ApiError as error:
+            unknown = error.status in (0, 408) or error.status >= 500
+            self._assigner.ended(key, happened=None if unknown else False)
+            if unknown:
+                self._doubts[key] = began
             await self._refused(key, tracked, error)
             return
         self._wrote()
         self._delays.pop(key, None)
+        self._doubts.pop(key, None)
         if decided.changes:
             event = "ipAllocated" if decided.ingress else "clearAssignment"
             logs.info(
                 event=event, service=key, ips=list(decided.ingress or ()), pool=decided.from_pool, reason=decided.log
             )
-        tracked.announced = ()
         self._assigner.written(Tracked.from_json(answer))
+        self._assigner.ended(key, happened=True)
+
+    async def _look(self, key: str) -> None:
+        """Find out about a write that nobody answered; others may wait for what it might have added."""
+        tracked = self._assigner.services[key]
+        loop = asyncio.get_running_loop()
+        early = self._doubts.get(key, 0.0) + SETTLED - loop.time()
+        if early > 0:
+            loop.call_later(early, self.submit, key)
+            return
+        path = SERVICES.path(tracked.view.namespace, tracked.view.name)
+        try:
+            now = await self._api.request("GET", path, timeout=WRITE_TIMEOUT)
+        except ApiError as error:
+            if error.status != 404:
+                self._later(key, error)
+            return
+        self._doubts.pop(key, None)
+        self._assigner.seen(Tracked.from_json(now))
 
     async def _refused(self, key: str, tracked: Tracked, error: ApiError) -> None:
         view = tracked.view

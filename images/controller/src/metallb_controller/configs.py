@@ -8,14 +8,15 @@ nothing but the stale gauge, events and /status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from metallb_common.config.model import Config
 from metallb_common.kube.client import Api
 from metallb_common.kube.errors import ApiError, Backoff
-from metallb_common.kube.events import EventRecorder, ObjectRef
+from metallb_common.kube.events import BURST, EventRecorder, ObjectRef
+from metallb_common.kube.listwatch import ListWatch
 from metallb_common.kube.resources import CONFIG_MAPS, DEPLOYMENTS
 from metallb_common.obs import logs
 from metallb_controller.allocator import Conflict
@@ -23,8 +24,11 @@ from metallb_controller.assigner import Assigner, reference
 from metallb_controller.metrics import Metrics
 
 SOURCE_VERSION = "metallb.io/source-resource-version"
-#: Events of one judgement: enough to see what is wrong, too few to flood.
-MAX_EVENTS = 20
+#: Events of one judgement: enough to see what is wrong, too few to flood; no more than the recorder sends at once.
+MAX_EVENTS = BURST
+#: Seconds before the stored config is written again that somebody deleted or changed: who does so over and over
+#: gets one write in this time.
+REPAIR = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,24 @@ class Source:
     def from_json(cls, obj: Mapping[str, Any]) -> Source:
         meta = obj["metadata"]
         return cls(dict(obj.get("data") or {}), meta.get("resourceVersion", ""), meta.get("uid", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The object that keeps the accepted config, as it is now."""
+
+    text: str
+    version: str  # of the user's ConfigMap that it came from
+    owners: frozenset[str]  # uids
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> Stored:
+        meta = obj.get("metadata") or {}
+        return cls(
+            str((obj.get("data") or {}).get("config") or ""),
+            (meta.get("annotations") or {}).get(SOURCE_VERSION, ""),
+            frozenset(str(owner.get("uid", "")) for owner in meta.get("ownerReferences") or ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +91,8 @@ class Configs:
         self._assigner: Assigner | None = None
         self._accepted_read = False
         self._stored: str | None = None  # the text that the accepted object holds, as far as we know
+        self._owned = False  # whether it goes away with its Deployment
+        self._wrote = False  # whether we may write it
         self._store_denied = False
         self._changed = asyncio.Event()
         self._backoff = Backoff(0.2, 10.0)
@@ -104,10 +128,12 @@ class Configs:
         self._told = ()
         self._changed.set()
 
-    def follow(self) -> None:
-        """The term is over."""
-        self._assigner = None
-        self.conflicts = []
+    def follow(self, assigner: Assigner) -> None:
+        """The term of this assigner is over. What it said of the config is the next leader's to say."""
+        if self._assigner is assigner:
+            self._assigner = None
+            self.conflicts = []
+            self._changed.set()
 
     def synced(self) -> None:
         """Every Service is known: a new config can be judged against what they hold."""
@@ -145,8 +171,13 @@ class Configs:
         if self._assigner is not assigner:
             return
         if self.in_force is not None and assigner.config is None:
-            assigner.accept(self.in_force.config)
-        await self._judge(assigner)
+            # Addresses may have been given by a newer one: an installation that was rolled back meanwhile, or a
+            # crash before it was stored. So the user's is judged before anything is decided.
+            assigner.accept(self.in_force.config, provisional=True)
+        self._judge(assigner)
+        if assigner.synced:
+            assigner.confirm()
+        await self._store()
 
     async def _parse(self) -> None:
         source = self._source
@@ -165,7 +196,7 @@ class Configs:
             self.warnings = tuple(map(str, parsed.warnings))
         self._parsed_for, self._parsed = source, True
 
-    async def _judge(self, assigner: Assigner) -> None:
+    def _judge(self, assigner: Assigner) -> None:
         source, config = self._parsed_for, self._config
         if source is None or config is None:
             self.conflicts = []
@@ -186,7 +217,6 @@ class Configs:
         self.conflicts = []
         self._say("ConfigWarning", self.warnings)
         self._gauges(stale=False)
-        await self._store()
 
     # --- telling ----------------------------------------------------------------------------------
 
@@ -228,7 +258,7 @@ class Configs:
             texts if len(texts) <= MAX_EVENTS else (*texts[: MAX_EVENTS - 1], f"and {len(texts) - MAX_EVENTS + 1} more")
         )
         for text in shown:
-            self._recorder.emit(ref, "Warning", reason, text)
+            self._recorder.emit(ref, "Warning", reason, text, version=self._source.version)
         return True
 
     def status(self) -> dict[str, Any]:
@@ -250,6 +280,7 @@ class Configs:
 
     async def _read_accepted(self) -> None:
         """What was in force before this term. Raises ApiError when nobody answers."""
+        self._stored = None
         if not self._settings.accepted:
             return
         from metallb_common.config.parse import parse
@@ -259,18 +290,45 @@ class Configs:
         except ApiError as error:
             if error.status == 404:
                 return
-            if error.denied:
+            if error.denied and not self._wrote:
                 self._denied(error)
                 return
             raise
-        text = str((found.get("data") or {}).get("config") or "")
-        version = ((found.get("metadata") or {}).get("annotations") or {}).get(SOURCE_VERSION, "")
-        parsed = await asyncio.to_thread(parse, text)
+        stored = Stored.from_json(found)
+        self._owned = bool(stored.owners)
+        owner = await owner_reference(self._api, self._settings.namespace, self._settings.deployment)
+        parsed = await asyncio.to_thread(parse, stored.text)
         if parsed.config is None:
             logs.error(op="setConfig", error=str(parsed.errors[0]), msg="the accepted config was damaged; ignored")
             return
-        self._stored = text
-        self.in_force = InForce(parsed.config, text, version)
+        # One whose Deployment was made anew would go away with the one that was: it is written again.
+        self._stored = None if owner and owner["uid"] not in stored.owners else stored.text
+        self.in_force = InForce(parsed.config, stored.text, stored.version)
+
+    def watch_stored(self) -> ListWatch[Stored] | None:
+        """What a term watches, so that the accepted config is there when somebody deleted or changed it."""
+        name, namespace = self._settings.accepted, self._settings.namespace
+        if not name:
+            return None
+        selector = f"metadata.name={name}"
+        return ListWatch(
+            self._api,
+            CONFIG_MAPS,
+            Stored.from_json,
+            _StoredSink(self._is),
+            namespace=namespace,
+            field_selector=selector,
+        )
+
+    def _is(self, stored: Stored | None) -> None:
+        self._stored = stored.text if stored else None
+        self._owned = bool(stored.owners) if stored else self._owned
+        asyncio.get_running_loop().call_later(REPAIR, self._repair)
+
+    def _repair(self) -> None:
+        if self._assigner is not None and self.in_force is not None and self._stored != self.in_force.text:
+            logs.warn(op="setConfig", msg=f"somebody deleted or changed {self._settings.accepted}: it is written again")
+            self._changed.set()
 
     def _denied(self, error: ApiError) -> None:
         if not self._store_denied:
@@ -305,13 +363,31 @@ class Configs:
             except ApiError as error:
                 if error.status != 404:
                     raise
+                if self._owned and owner is None:
+                    return  # uninstalled with its owner: one made now would stay behind
                 await self._api.request("POST", self._path(), body=body, timeout=5.0)
         except ApiError as error:
-            if error.denied:
+            if error.denied and not self._wrote:
                 self._denied(error)
                 return
             raise
-        self._stored = in_force.text
+        self._stored, self._owned, self._wrote = in_force.text, bool(owner), True
+
+
+class _StoredSink:
+    """The watch of that one object, as one question: what it is now."""
+
+    def __init__(self, told: Callable[[Stored | None], None]) -> None:
+        self._told = told
+
+    def replace(self, objects: list[Stored]) -> None:
+        self._told(objects[0] if objects else None)
+
+    def upsert(self, obj: Stored) -> None:
+        self._told(obj)
+
+    def delete(self, obj: Stored) -> None:
+        self._told(None)
 
 
 def _warm() -> None:

@@ -89,8 +89,10 @@ class Term:
                 group.create_task(self.writer.run())
                 group.create_task(self._reconcile())
                 group.create_task(self._follow_namespaces())
+                if stored := self._configs.watch_stored():
+                    group.create_task(stored.run())
         finally:
-            self._configs.follow()
+            self._configs.follow(self.assigner)
 
     async def _reconcile(self) -> None:
         while True:
@@ -182,7 +184,7 @@ class Controller:
                 group.create_task(self.configs.run())
                 group.create_task(self.recorder.run())
                 group.create_task(
-                    memberlist.ensure(
+                    memberlist.keep(
                         self._api, options.settings.namespace, options.memberlist_secret, options.settings.deployment
                     )
                 )
@@ -250,7 +252,7 @@ class Controller:
             out["services"] = assigner.summary() | {"writes_pending": len(self.term.writer)}
             out["pools"] = {
                 name: {
-                    "total": space.size,
+                    "total": assigner.allocator.total(name),
                     "in_use": assigner.allocator.in_use(name),
                     "services": assigner.allocator.services(name),
                     "disabled": space.pool.disabled,

@@ -4,7 +4,8 @@ Timing, in seconds: the Lease lasts DURATION; the holder renews it every RENEW a
 last success is DEADLINE ago. DEADLINE + WRITE_TIMEOUT < DURATION, so the last write of a holder that
 cannot renew is over before another takes the Lease. A candidate counts DURATION from the moment it sees
 a renewal, by its own clock: nobody's wall clock matters. A killed leader is replaced DURATION after its
-last renewal, at most POLL later.
+last renewal, at most POLL later. A Lease that somebody deletes is made again by who holds it, at its next
+renewal; a candidate counts from the moment it sees that the Lease is gone.
 """
 
 from __future__ import annotations
@@ -98,6 +99,9 @@ class Lease:
         self._object: dict[str, Any] = {}
         self._renewed = float("-inf")
         self._seen: _Seen | None = None
+        self._owned = False  # whether the Lease goes away with its Deployment
+        self._access = False  # whether the server has ever let us read or write it
+        self._told = False
         self.held = False
         self.transitions = 0
 
@@ -114,6 +118,7 @@ class Lease:
             try:
                 holds = await self._step()
                 backoff.reset()
+                self._told = False
             except ApiError as error:
                 if self._denied(error, acquired):
                     return
@@ -130,7 +135,14 @@ class Lease:
             await asyncio.sleep(RENEW if holds else POLL * (0.75 + random.random() / 2))  # noqa: S311
 
     def _denied(self, error: ApiError, acquired: Callable[[], None]) -> bool:
+        """Whether there is no access to Leases. A right that is withdrawn is another case: others may lead by them."""
         if not (error.denied or error.status == 404):
+            return False
+        if self._access:
+            if not self._told:
+                self._told = True
+                text = "no access to the Lease any more: nothing is written until it is back"
+                logs.error(op="lease", error=str(error), msg=text)
             return False
         logs.warn(
             op="lease",
@@ -146,13 +158,8 @@ class Lease:
         """One round: renew, take, or look. Returns whether the Lease is ours. Raises ApiError."""
         loop = asyncio.get_running_loop()
         path = LEASES.path(self._namespace, self._name)
-        if not (self.held and self._object):
-            try:
-                self._object = await self._api.request("GET", path, timeout=REQUEST)
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                return await self._create()
+        if not (self.held and self._object) and not await self._look(path):
+            return await self._gone()
         spec = self._object.get("spec") or {}
         self.holder = spec.get("holderIdentity") or ""
         self.transitions = int(spec.get("leaseTransitions") or 0)
@@ -160,20 +167,45 @@ class Lease:
             return False
         start = loop.time()
         try:
-            self._object = await self._api.request("PUT", path, body=self._mine(spec), timeout=REQUEST)
+            self._took(await self._api.request("PUT", path, body=self._mine(spec), timeout=REQUEST), start)
         except ApiError as error:
             self._object = {}
-            if error.status == 409:
-                return await self._still_mine(path, start)
-            raise
-        self.holder, self._renewed = self.me, start
+            if error.status not in (404, 409):
+                raise
+            if not await self._look(path):
+                return await self._gone()
+            # An unanswered renewal that did land is no loss.
+            self.holder = (self._object.get("spec") or {}).get("holderIdentity") or ""
+            return self.held and self.holder == self.me
         return True
 
-    async def _still_mine(self, path: str, start: float) -> bool:
-        """After a conflict. An unanswered renewal that did land is no loss."""
-        self._object = await self._api.request("GET", path, timeout=REQUEST)
-        self.holder = (self._object.get("spec") or {}).get("holderIdentity") or ""
-        return self.held and self.holder == self.me
+    async def _look(self, path: str) -> bool:
+        """Read the Lease; whether there is one. Raises ApiError."""
+        self._object = {}
+        try:
+            self._object = await self._api.request("GET", path, timeout=REQUEST)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        self._access = True
+        self._owned = bool((self._object.get("metadata") or {}).get("ownerReferences"))
+        return True
+
+    def _took(self, lease: dict[str, Any], start: float) -> None:
+        """The server says that the Lease is ours, by a request that began at `start`."""
+        self._object, self.holder, self._renewed = lease, self.me, start
+        self._seen, self._access = None, True
+
+    async def _gone(self) -> bool:
+        """There is no Lease. Who leads makes it again at once; who has seen another lead waits until that is over."""
+        leads = self.valid()
+        if not leads and not self._free({}, asyncio.get_running_loop().time()):
+            return False
+        owner = await self._owner() if self._owner else None
+        if leads and self._owned and owner is None:
+            return False  # uninstalled with its owner: one made now would stay behind
+        return await self._create(owner)
 
     def _free(self, spec: dict[str, Any], now: float) -> bool:
         if not self.holder or surely_dead(self.holder, self.me):
@@ -183,20 +215,20 @@ class Lease:
             self._seen = _Seen(version, now)
         return now - self._seen.at > float(spec.get("leaseDurationSeconds") or DURATION)
 
-    async def _create(self) -> bool:
-        owner = await self._owner() if self._owner else None
+    async def _create(self, owner: dict[str, str] | None) -> bool:
         start = asyncio.get_running_loop().time()
         body = self._mine({})
         body["metadata"] = {"name": self._name, "namespace": self._namespace}
         if owner:
             body["metadata"]["ownerReferences"] = [owner]
         try:
-            self._object = await self._api.request("POST", LEASES.path(self._namespace), body=body, timeout=REQUEST)
+            made = await self._api.request("POST", LEASES.path(self._namespace), body=body, timeout=REQUEST)
         except ApiError as error:
             if error.status == 409:
                 return False
             raise
-        self.holder, self._renewed = self.me, start
+        self._took(made, start)
+        self._owned = bool(owner)
         return True
 
     def _mine(self, spec: dict[str, Any]) -> dict[str, Any]:

@@ -38,14 +38,13 @@ class Metrics:
 
     def _pools(self) -> Iterable[metrics.Family]:
         assigner = self.assigner()
-        if assigner is not None:
-            self.waiting.set(len(assigner.waiting))
+        self.waiting.set(len(assigner.waiting) if assigner is not None else 0)
         total: dict[metrics.Labels, float] = {}
         used: dict[metrics.Labels, float] = {}
         services: dict[metrics.Labels, float] = {}
         if assigner is not None and assigner.config is not None:
-            for name, space in assigner.allocator.table.by_name.items():
-                total[name,] = float(space.size)
+            for name in assigner.allocator.table.by_name:
+                total[name,] = float(assigner.allocator.total(name))
                 used[name,] = float(assigner.allocator.in_use(name))
                 services[name,] = float(assigner.allocator.services(name))
         prefix, gauge, labels = "metallb_allocator_", "gauge", ("pool",)

@@ -93,12 +93,31 @@ def current(service: Service, allocator: Allocator, held: Allocation) -> Allocat
     plan comes later.
     """
     asked = _bare_wish(service)
-    if service.type != "LoadBalancer" or (asked.ports, asked.keys) == (held.ports, held.wanted):
+    if (asked.ports, asked.keys) == (held.ports, held.wanted):
         return held
     agreed = allocator.join(asked, held.addresses)
     if isinstance(agreed, Refusal):
         return Allocation(held.addresses, held.pools, asked.ports, held.keys, asked.keys)
     return agreed
+
+
+def may_share(one: Service, other: Service) -> bool:
+    """Whether two Services may show one address by what they say themselves."""
+    a, b = _bare_wish(one), _bare_wish(other)
+    both = one.type == other.type == "LoadBalancer"
+    return both and bool(a.keys[0]) and a.keys == b.keys and not set(a.ports) & set(b.ports)
+
+
+def without(service: Service, decided: Plan, stays: Allocation) -> Plan:
+    """A step on the way to `decided`: gives up what it gives up, and takes nothing yet."""
+    kept = [ip for ip in service.ingress_ips if parse_address(ip) in stays.addresses]
+    pools = dict(zip(stays.addresses, stays.pools, strict=True))
+    named = (pools[a] for a in map(parse_address, kept) if a is not None)
+    text = f"Released IP {quoted(service.ingress_ips)}: it changes addresses with another service"
+    say = Say("Normal", "ClearAssignment", text)
+    if kept:
+        say = Say("Normal", "IPAllocated", f"Assigned IP {quoted(kept)}")
+    return Plan(decided.hold, tuple(kept), ",".join(dict.fromkeys(named)), (say,), log="exchange")
 
 
 def _bare_wish(service: Service) -> Wish:
@@ -112,15 +131,27 @@ def _bare_wish(service: Service) -> Wish:
     return Wish(service.key, client, (), frozenset(), ports, (key, backend_key(service)))
 
 
-def plan(service: Service, allocator: Allocator, rules: Rules, labels: Mapping[str, str] | None = None) -> Plan:
-    """Decide. `labels` are those of the namespace, when they are known."""
+def plan(
+    service: Service,
+    allocator: Allocator,
+    rules: Rules,
+    labels: Mapping[str, str] | None = None,
+    *,
+    lapsed: tuple[Address, ...] = (),
+) -> Plan:
+    """Decide. `labels` are those of the namespace, when known; `lapsed` it had from us and has no right to any more."""
     held = allocator.held.get(service.key)
     if service.type != "LoadBalancer":
         ours = held is not None or FROM_POOL in service.annotations
         ours = ours or any(allocator.table.find(a) for a in status_addresses(service))
         return _cleared(service, "notLoadBalancer") if ours else Plan(None, None)
     if held is None and (service.deleting or not rules.serve(service)):
-        return Plan(None, None)
+        # What we gave and somebody else has by now must not stay; what others gave is not ours to clear: another
+        # installation, with a class and pools of its own, writes the same annotation.
+        shown, noted = status_addresses(service), FROM_POOL in service.annotations
+        inside = any(map(allocator.table.find, shown))
+        leftover = noted or inside if rules.serve(service) else noted and (inside or not set(shown).isdisjoint(lapsed))
+        return _cleared(service, "notServed") if leftover else Plan(None, None)
     if not has_cluster_ip(service):
         return _cleared(service, "noClusterIPs")
     try:
@@ -178,6 +209,8 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
         found = allocator.find(asked, keep)
         if isinstance(found, Refusal):
             problems.append(_failed(service, found.text))
+        elif not set(map(version_of, keep)) <= set(map(version_of, found.addresses)):
+            problems.append(_failed(service, f'no available IPs in pool "{asked.pool}" for dual IPFamily'))
         elif any(a not in keep for a in found.addresses):
             internal = _impossible(asked, found)
             if internal:
@@ -195,7 +228,7 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
         ordered = sorted(keep, key=lambda a: asked.families.index(version_of(a)))
         agreed = allocator.join(asked, ordered)
         if isinstance(agreed, Refusal):
-            problems.append(_failed(service, agreed.text))
+            problems.append(_failed(service, f"{agreed.text}: {_kept(allocator, asked, ordered)}"))
             pools = tuple(keep[a] for a in ordered)
             chosen = Allocation(tuple(ordered), pools, asked.ports, held.keys, asked.keys)
         else:
@@ -205,6 +238,14 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
     signature = None if alike is None else (alike, chosen.pools)
     waiting = bool(problems) or still_missing
     return _outcome(service, chosen, tuple(problems), waiting=waiting, signature=signature, log=log)
+
+
+def _kept(allocator: Allocator, asked: Wish, addresses: list[Address]) -> str:
+    """What becomes of an address whose sharers no longer fit together."""
+    text = f"it keeps {quoted(addresses)}"
+    if isinstance(allocator.join(asked, addresses, adopt=True), Refusal):
+        text += "; a restart of the controller gives the younger one another address"
+    return text
 
 
 def _signature(asked: Wish) -> object:

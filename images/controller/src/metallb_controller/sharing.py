@@ -71,8 +71,13 @@ class Holders:
             return ()
         return (held,) if isinstance(held, str) else tuple(sorted(held.holders))
 
-    def refusal(self, key: str, address: Address, ports: tuple[ServicePort, ...], keys: Keys) -> str | None:
-        """Why Service `key` cannot hold this address beside its present holders; None when it can."""
+    def refusal(
+        self, key: str, address: Address, ports: tuple[ServicePort, ...], keys: Keys, *, anew: bool = False
+    ) -> str | None:
+        """Why Service `key` cannot hold this address beside its present holders; None when it can.
+
+        With `anew` it is judged as if it came only now, also when it is one of the holders.
+        """
         held = self._by_address.get(address)
         if held is None or held == key:
             return None
@@ -81,7 +86,7 @@ class Holders:
         others = len(held.holders) - (key in held.holders)
         if not others:
             return None
-        if not self._agreed(key, held, keys, others):
+        if not self._agreed(key, held, keys, others, anew):
             names = tuple(sorted(h for h in held.holders if h != key))
             if not keys[0]:
                 return _refused(key, names, "new service does not allow sharing")
@@ -93,12 +98,12 @@ class Holders:
         return None
 
     @staticmethod
-    def _agreed(key: str, held: _Shared, keys: Keys, others: int) -> bool:
+    def _agreed(key: str, held: _Shared, keys: Keys, others: int, anew: bool) -> bool:
         if not keys[0]:
             return False
         mine = held.holders.get(key)
-        if mine is None:  # who comes anew must agree with what every holder says now, whatever is in force
-            return held.wanted.get(keys, 0) == others
+        if mine is None or anew:  # who comes anew must agree with what every holder says now, whatever is in force
+            return held.wanted.get(keys, 0) - (mine is not None and mine.wanted == keys) == others
         if held.keys.get(keys, 0) - (mine.keys == keys) == others:
             return True
         # All holders may be on their way to the same new key, one edit after the other.

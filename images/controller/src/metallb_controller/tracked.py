@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from metallb_common.kube.views import Service, ServicePort
-from metallb_controller.plan import Plan, Say
+from metallb_common.net.ranges import Address
+from metallb_controller.plan import Plan, Say, status_addresses
 from metallb_controller.wishes import FROM_POOL
 
 #: Metadata that the API server takes from a status write.
@@ -24,9 +25,15 @@ _ports: dict[tuple[ServicePort, ...], tuple[ServicePort, ...]] = {}
 
 
 class Tracked:
-    """One Service. `decided` is the last plan, `said` the problems that were told."""
+    """One Service. `decided` is the last plan, `said` and `lost` are the problems and lost addresses that were told.
 
-    __slots__ = ("announced", "decided", "kept", "said", "view")
+    `lapsed` are the addresses that it had from us and has no right to any more, until that is written.
+
+    Until a newer version was seen the server may show more than `view` does: `flying` is what the write
+    under way adds, `unknown` what writes have added of which nobody knows whether they happened.
+    """
+
+    __slots__ = ("announced", "decided", "flying", "kept", "lapsed", "lost", "said", "unknown", "view")
 
     def __init__(self, view: Service, kept: bytes) -> None:
         self.view = view
@@ -34,6 +41,26 @@ class Tracked:
         self.decided: Plan | None = None
         self.said: tuple[Say, ...] = ()
         self.announced: tuple[Say, ...] = ()
+        self.lost: tuple[Address, ...] = ()
+        self.lapsed: tuple[Address, ...] = ()
+        self.flying: tuple[Address, ...] = ()
+        self.unknown: tuple[Address, ...] = ()
+
+    def succeed(self, known: Tracked) -> None:
+        """Take over what is remembered of this Service; `self` is as new as `known`, or newer."""
+        self.decided, self.said, self.announced, self.lost = known.decided, known.said, known.announced, known.lost
+        self.lapsed = known.lapsed
+        if self.view.resource_version == known.view.resource_version:
+            # A write carries the version that it was made for: once there is another, it happened or never will.
+            self.flying, self.unknown = known.flying, known.unknown
+
+    def done(self) -> None:
+        """What was decided is in the object now: the same change, if it is made again, is a new one."""
+        self.decided, self.announced, self.lapsed = None, (), ()
+
+    def on_server(self) -> tuple[Address, ...]:
+        """Every address that the server may show on this Service."""
+        return (*status_addresses(self.view), *self.flying, *self.unknown)
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> Tracked:

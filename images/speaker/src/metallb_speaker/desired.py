@@ -34,11 +34,18 @@ class Layer2Group:
     key: str
     addresses: tuple[AnnouncedAddress, ...]
     candidates: tuple[str, ...]  # names of the nodes that may announce, sorted; empty: nobody
-    fallback: tuple[str, ...] = ()  # sorted; elected among only while no candidate is alive (NotReady, cordoned)
+    fallback: tuple[str, ...] = ()  # sorted; elected among only while no candidate is alive (cordoned, NotReady)
+    last: tuple[str, ...] = ()  # sorted; likewise, while none of the fallback is alive, either (NotReady)
     preferred: str = ""  # a node that goes first while it is alive and a candidate
     interfaces: tuple[str, ...] = ()  # globs, on this node; empty: all
     exclude_interfaces: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()  # all nodes that its pool is spread evenly over, sorted; empty: by hash alone
     reason: str = ""  # why there is no candidate: a serviceWithdrawn reason (contract section 4)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All that may announce it, in whatever case."""
+        return self.candidates + self.fallback + self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class BgpRoute:
 class BgpPeer:
     """One BGP session of this node (node selectors have been applied already)."""
 
-    key: str  # the peer's name
+    key: str  # where the session goes to, whatever the peer is called
     my_asn: int
     peer_asn: int | Literal["internal", "external"]
     address: str
@@ -75,6 +82,11 @@ class BgpPeer:
     address_families: tuple[str, ...] = ()
     gtsm: bool = False
     listen: bool = False
+    name: str = ""  # as users know it, and as `BgpRoute.peers` names it; empty: the key
+
+    @property
+    def called(self) -> str:
+        return self.name or self.key
 
 
 @dataclass(frozen=True, slots=True)

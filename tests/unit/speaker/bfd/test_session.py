@@ -151,6 +151,40 @@ def test_new_timers_are_polled_and_the_session_stays_up() -> None:
     assert pair.b.detection_time() == pytest.approx(1.5)
 
 
+def test_a_shorter_receive_interval_counts_only_when_the_peer_has_heard_of_it() -> None:
+    """RFC 5880 section 6.8.3: until then the peer sends as slowly as before."""
+    session = Session(Profile(receive_interval=1.0, transmit_interval=0.05), 11, 0.0, random.Random(1))
+    session.receive(Packet(State.INIT, 0, 3, 22, 11, 50_000, 50_000), 0.0)
+    session.on_deadline(0.0)
+    session.receive(Packet(State.UP, 0, 3, 22, 11, 50_000, 50_000, final=True), 0.1)
+    assert session.state is State.UP
+    session.pending()
+    session.set(Profile(receive_interval=0.05, transmit_interval=0.05), 0.2)
+    assert session.detection_time() == pytest.approx(3.0)
+    session.on_deadline(0.2)
+    (raw,) = session.pending()
+    assert Packet.decode(raw).poll
+    assert Packet.decode(raw).required_min_rx == 50_000
+    session.receive(Packet(State.UP, 0, 3, 22, 11, 50_000, 50_000), 0.9)
+    assert session.detection_time() == pytest.approx(3.0), "no Final yet"
+    session.receive(Packet(State.UP, 0, 3, 22, 11, 50_000, 50_000, final=True), 0.95)
+    assert session.detection_time() == pytest.approx(0.15)
+    session.set(Profile(receive_interval=1.0, transmit_interval=0.05), 1.0)
+    assert session.detection_time() == pytest.approx(3.0), "a longer one counts at once"
+
+
+def test_a_final_for_an_earlier_poll_does_not_end_a_later_one() -> None:
+    pair = Pair.make()
+    pair.run(1)
+    pair.a.set(Profile(receive_interval=0.5, transmit_interval=0.05), pair.now)
+    pair.a.set(Profile(receive_interval=0.02, transmit_interval=0.05), pair.now)
+    pair.a.receive(Packet(State.UP, 0, 3, 22, 11, 50_000, 50_000, final=True), pair.now)
+    assert pair.a.detection_time() == pytest.approx(1.5)
+    pair.run(1)
+    assert pair.a.detection_time() == pytest.approx(0.15)
+    assert [type(e) for _, e in pair.events["a"]] == [Up]
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.05, 0.1])
 def test_loss_with_five_tries_raises_no_false_alarm(loss: float) -> None:
     steady = Profile(receive_interval=0.05, transmit_interval=0.05, detect_multiplier=8)
@@ -192,6 +226,37 @@ def test_echo_packets_flow_while_both_want_them() -> None:
     assert pair.a.echo.packets_in == pair.a.echo.packets_out
     assert pair.sent["a"][-1][1].required_min_echo_rx == 50_000
     assert [type(e) for _, e in pair.events["a"]] == [Up]
+
+
+def test_control_packets_slow_down_while_echo_watches_the_path() -> None:
+    """RFC 5880 section 6.8.3; and they are fast again before echo is missed."""
+    pair = echoing()
+    pair.run(2)
+    assert pair.sent["a"][-1][1].required_min_rx == 1_000_000
+    assert not pair.sent["a"][-1][1].poll
+    pair.sent["a"].clear()
+    pair.run(20)
+    assert 20 <= len(pair.sent["a"]) <= 28
+    assert pair.a.detection_time() == pytest.approx(3.0)
+    pair.b.set_echo(path=False, looped_here=True, now=pair.now)
+    pair.sent["a"].clear()
+    pair.run(10)
+    assert pair.sent["b"][-1][1].required_min_rx == 300_000, "its own echo is off"
+    assert 33 <= len(pair.sent["a"]) <= 47
+    assert pair.b.detection_time() == pytest.approx(0.9)
+    pair.b.set_echo(path=True, looped_here=True, now=pair.now)
+    pair.run(5)
+    assert pair.b.echo.active
+    assert pair.b.detection_time() == pytest.approx(3.0)
+    assert [type(e) for _, e in pair.events["a"]] == [Up]
+    assert [type(e) for _, e in pair.events["b"]] == [Up]
+    pair.cut = True
+    pair.loops = False
+    start = pair.now
+    pair.run(0.4)
+    down = [(when, event) for when, event in pair.events["a"] if isinstance(event, Down)]
+    assert down[0][1].diagnostic is Diagnostic.ECHO_FAILED
+    assert down[0][0] - start <= 0.151
 
 
 def test_lost_echoes_take_the_session_down_faster_than_control_packets_would() -> None:
@@ -332,3 +397,69 @@ def test_up_and_down_alternate_whatever_the_peer_sends(steps: list[tuple[float, 
         events += session.events()
     kinds = [type(e) for e in events]
     assert kinds == [Up, Down] * (len(kinds) // 2) + [Up] * (len(kinds) % 2)
+
+
+def told(state: State, *, mine: int = 500, yours: int = 11, rx: float = 0.05, tx: float = 0.05) -> Packet:
+    return Packet(state, Diagnostic.NONE, 3, mine, yours, round(tx * 1e6), round(rx * 1e6))
+
+
+def alone(session: Session, end: float) -> list[tuple[float, Packet]]:
+    """What a session sends until then to a peer that is silent."""
+    out: list[tuple[float, Packet]] = []
+    while (now := session.deadline()) <= end:
+        session.on_deadline(now)
+        out += [(now, Packet.decode(raw)) for raw in session.pending()]
+    return out
+
+
+def up(profile: Profile = FAST) -> Session:
+    session = Session(profile, 11, 0.0, random.Random(1))
+    session.receive(told(State.DOWN, yours=0, tx=1.0), 0.1)
+    session.receive(told(State.INIT, tx=1.0), 0.2)
+    session.receive(told(State.UP), 0.3)
+    assert session.state is State.UP
+    session.pending()
+    return session
+
+
+def test_the_peers_discriminator_is_forgotten_in_down_too() -> None:
+    """RFC 5880 section 6.8.1: a router that was shut down in order and made anew knows nothing of it."""
+    session = up()
+    session.receive(told(State.ADMIN_DOWN), 1.0)
+    assert session.state is State.DOWN
+    later = [packet for at, packet in alone(session, 30) if at > 1.2]
+    assert {packet.your_discriminator for packet in later} == {0}
+    assert len(later) > 20, "it goes on calling"
+    assert session.diagnostic is Diagnostic.NEIGHBOR_DOWN, "why it went down is still told"
+
+
+def test_a_session_that_is_passive_no_more_calls() -> None:
+    passive = Profile(passive_mode=True)
+    session = Session(passive, 11, 0.0, random.Random(1))
+    assert session.deadline() == float("inf")
+    session.set(Profile(), 10.0)
+    assert session.deadline() == 10.0
+
+
+def test_a_peer_that_never_wanted_packets_gets_none_on_any_occasion() -> None:
+    """RFC 5880 section 6.8.7; and they come again when it wants some, or is not heard any more."""
+    session = Session(FAST, 11, 0.0, random.Random(1))
+    alone(session, 0)
+    session.receive(told(State.DOWN, yours=0, rx=0, tx=1.0), 0.1)
+    session.receive(told(State.INIT, rx=0, tx=1.0), 0.2)
+    sent, now = 0, 0.2
+    for _ in range(50):
+        now += 0.2
+        sent += len(alone(session, now))
+        session.receive(told(State.UP, rx=0, tx=0.2), now)
+    assert (session.state, sent) == (State.UP, 0)
+    session.receive(told(State.UP, rx=0.05, tx=0.2), now)
+    assert alone(session, now + 0.3)
+    session.receive(told(State.UP, rx=0, tx=0.2), now + 0.3)
+    assert alone(session, now + 10), "the peer is gone: it is called"
+
+
+def test_the_end_is_said_more_than_once() -> None:
+    session = up()
+    session.shutdown(1.0)
+    assert [Packet.decode(raw).state for raw in session.pending()] == [State.ADMIN_DOWN] * 3

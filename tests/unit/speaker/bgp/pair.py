@@ -85,13 +85,16 @@ class Pair:
                         self._connect(side, other, action)
                     else:
                         self._hangup(side, action)
+            under_way = []  # all that is sent at one instant crosses, as on a real link
             for left, lt, right, rt in list(self.links):
                 for source, st, target, tt in ((left, lt, right, rt), (right, rt, left, lt)):
                     if data := source.pending(st):
                         moved = True
                         self.carried[self._name(source)] += data
                         source.sent(st, len(data), self.now)
-                        target.receive(tt, data, self.now)
+                        under_way.append((target, tt, data))
+            for target, tt, data in under_way:
+                target.receive(tt, data, self.now)
 
     def _connect(self, side: Neighbor, other: Neighbor, dial: Dial) -> None:
         listens = self.b_listens if other is self.b else self.a_listens

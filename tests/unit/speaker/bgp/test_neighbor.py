@@ -8,29 +8,18 @@ import random
 import pytest
 
 from metallb_speaker.announcer.bgp.fsm import TABLE, Event, IllegalEvent, State, step
-from metallb_speaker.announcer.bgp.neighbor import AttemptFailed, Dial, Neighbor, SessionDown, SessionUp
+from metallb_speaker.announcer.bgp.neighbor import AttemptFailed, Dial, Hangup, Neighbor, SessionDown, SessionUp
 from metallb_speaker.announcer.bgp.rib import GRACEFUL_SHUTDOWN, RouteAttributes
+from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
 from metallb_speaker.announcer.bgp.wire.messages import Notification, RouteRefresh
-from metallb_speaker.announcer.bgp.wire.prefix import Network, Prefix, prefix_of
+from metallb_speaker.announcer.bgp.wire.prefix import prefix_of
+from tests.unit.speaker.bgp.sessions import (
+    established,
+    net,
+    routes,
+)
 
 from .pair import HOPS_A, Pair, settings, settings_b
-
-
-def net(text: str) -> Network:
-    return ipaddress.ip_network(text)
-
-
-def routes(*texts: str, **attributes: object) -> dict[Prefix, RouteAttributes]:
-    return {prefix_of(net(t)): RouteAttributes(**attributes) for t in texts}  # type: ignore[arg-type]
-
-
-def established(**kw: bool) -> Pair:
-    pair = Pair.make(**kw)
-    pair.a.start(0)
-    pair.settle()
-    assert pair.a.state is State.ESTABLISHED
-    assert pair.b.state is State.ESTABLISHED
-    return pair
 
 
 def test_a_session_comes_up_and_both_sides_say_so() -> None:
@@ -210,8 +199,9 @@ def test_leaving_without_graceful_restart_says_so_first() -> None:
     (last,) = [u for u in pair.updates_from("a") if u.announced]
     assert last.attributes is not None
     assert GRACEFUL_SHUTDOWN in last.attributes.communities
-    assert pair.b.state is State.ESTABLISHED
-    pair.run(1.1)
+    pair.run(0.9)
+    assert pair.b.state is State.ESTABLISHED, "time for the peer to move traffic"
+    pair.run(0.2)
     assert pair.a.stopped
     (down,) = [e for e in pair.events["b"] if isinstance(e, SessionDown)]
     assert "administrative shutdown: rolling update" in down.reason
@@ -291,13 +281,35 @@ def test_a_peer_that_never_reads_costs_bounded_memory_and_is_dropped() -> None:
     assert neighbor.connection is not None
     assert neighbor.connection.backlog < 1 << 20
     now = 200.0
-    from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
-
     while now < 1200 and neighbor.state is State.ESTABLISHED:
         now += 20
         neighbor.receive(dial.token, KEEPALIVE, now)  # alive, and yet takes nothing
         neighbor.on_deadline(now)
     assert any(isinstance(e, SessionDown) and "send hold timer" in e.reason for e in neighbor.events())
+
+
+@pytest.mark.parametrize(("hold_time", "patience"), [(90, 480), (600, 1200), (0, 0)])
+def test_the_send_hold_timer_counts_from_the_last_octet_that_was_taken(hold_time: int, patience: int) -> None:
+    """RFC 9687 section 4: eight minutes or twice the hold time, the greater; none without a hold timer."""
+    pair = Pair.make(settings(hold_time=hold_time), settings_b(hold_time=hold_time))
+    pair.a.start(0)
+    pair.settle()
+    (link,) = pair.links
+    pair.links.clear()  # from here on octets are carried by hand
+    many = {prefix_of(ipaddress.ip_network((0x0A000000 + i, 32))): RouteAttributes() for i in range(5000)}
+    pair.a.set_routes(many, 10)
+    pair.a.sent(link[1], 1000, 50)  # slow, but alive
+    now = 50.0
+    while pair.a.state is State.ESTABLISHED and now < 2000:
+        now += 10
+        pair.a.receive(link[1], KEEPALIVE, now)
+        pair.a.on_deadline(now)
+    if patience:
+        assert now == 50 + patience
+        (hangup,) = [action for action in pair.a.actions() if isinstance(action, Hangup)]
+        assert hangup.last == b"", "a NOTIFICATION would only be stuck behind the rest"
+    else:
+        assert pair.a.state is State.ESTABLISHED
 
 
 def test_extended_next_hop_carries_ipv4_over_ipv6() -> None:
@@ -309,6 +321,17 @@ def test_extended_next_hop_carries_ipv4_over_ipv6() -> None:
     assert str(route.next_hop) == "2001:db8::1"
 
 
+def test_ipv4_waits_for_an_address_where_the_peer_takes_no_ipv6_next_hop() -> None:
+    pair = Pair.make(b=settings_b(families=("ipv6",)))  # it offers RFC 8950 with IPv4 alone
+    pair.a.start(0)
+    pair.settle()
+    assert pair.a.connection is not None
+    assert pair.a.connection.negotiated is not None
+    assert not pair.a.connection.negotiated.extended_next_hop
+    pair.a._next_hops[pair.a._session or 0] = {"ipv4": None, "ipv6": ipaddress.ip_address("2001:db8::1")}
+    assert pair.a.usable_next_hops()["ipv4"] is None
+
+
 def test_a_family_without_a_next_hop_is_not_advertised() -> None:
     pair = established()
     pair.a._next_hops[pair.a._session or 0] = {"ipv4": ipaddress.ip_address("192.0.2.1"), "ipv6": None}
@@ -316,6 +339,42 @@ def test_a_family_without_a_next_hop_is_not_advertised() -> None:
     pair.settle()
     assert [n for u in pair.updates_from("a") for n in u.announced] == [net("203.0.113.1/32")]
     assert (pair.a.rib.desired, pair.a.rib.advertised) == (2, 1)
+
+
+def test_an_address_that_comes_later_brings_the_routes_of_its_family() -> None:
+    pair = established()
+    hops = pair.a._next_hops[pair.a._session or 0]
+    pair.a._next_hops[pair.a._session or 0] = {"ipv4": hops["ipv4"], "ipv6": None}
+    pair.a.set_routes(routes("203.0.113.1/32", "2001:db8:1::7/128"), 0)
+    pair.settle()
+    assert pair.a.lacks_next_hop
+    pair.carried["a"].clear()
+    pair.a.set_next_hops({"ipv4": hops["ipv4"], "ipv6": None}, 1)
+    pair.settle()
+    assert pair.carried["a"] == b"", "nothing has changed"
+    pair.a.set_next_hops(hops, 2)
+    pair.settle()
+    assert [n for u in pair.updates_from("a") for n in u.announced] == [net("2001:db8:1::7/128")]
+    assert not pair.a.lacks_next_hop
+    assert pair.a.rib.advertised == 2
+
+
+def test_an_address_that_goes_takes_the_routes_of_its_family_with_it() -> None:
+    """Their next hop is not ours any more: it leads nowhere, or to somebody else."""
+    pair = established()
+    hops = pair.a._next_hops[pair.a._session or 0]
+    pair.a.set_routes(routes("203.0.113.1/32", "2001:db8:1::7/128"), 0)
+    pair.settle()
+    pair.carried["a"].clear()
+    pair.a.set_next_hops({"ipv4": hops["ipv4"], "ipv6": None}, 1)
+    pair.settle()
+    assert [n for u in pair.updates_from("a") for n in u.withdrawn] == [net("2001:db8:1::7/128")]
+    assert (pair.a.rib.desired, pair.a.rib.advertised) == (2, 1)
+    pair.carried["a"].clear()
+    pair.a.set_next_hops({"ipv4": hops["ipv4"], "ipv6": ipaddress.ip_address("2001:db8::77")}, 2)
+    pair.settle()
+    (route,) = [u for u in pair.updates_from("a") if u.announced]
+    assert str(route.next_hop) == "2001:db8::77"
 
 
 def test_the_table_refuses_what_cannot_happen() -> None:

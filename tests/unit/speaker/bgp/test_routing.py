@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metallb_common.obs.metrics import Registry
+from metallb_speaker.announcer.bfd.session import Session
 from metallb_speaker.announcer.bfd.wire import Packet
 from metallb_speaker.announcer.bfd.wire import State as BfdState
 from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.bgp.wire.messages import Notification
 from metallb_speaker.announcer.edge import addresses
 from metallb_speaker.announcer.record import Record
 from metallb_speaker.announcer.routing import Routing, router_id
@@ -146,6 +150,7 @@ def test_leaving_is_done_when_every_peer_was_told() -> None:
     bench.routing.leave(30)
     assert not bench.routing.left
     bench.routing.on_deadline(31.5)
+    bench.routing.turn(31.5)
     bench.machine.actions()
     assert bench.routing.left
     assert bench.warned == []
@@ -167,6 +172,43 @@ def test_with_graceful_restart_tcp_closes_silently_and_bfd_says_admin_down_after
     assert session.state is BfdState.UP
     assert not bench.routing.left
     bench.routing.on_deadline(30.11)
+    bench.routing.turn(30.11)
+    assert Packet.decode(session.pending()[-1]).state is BfdState.ADMIN_DOWN
+    assert bench.routing.left
+
+
+def bfd_up(bench: Bench, now: float) -> Session:
+    session = bench.machine.bfd("tor")
+    assert session is not None
+    session.receive(Packet(BfdState.DOWN, 0, 3, 7, 0, 50_000, 50_000), now)
+    session.receive(Packet(BfdState.UP, 0, 3, 7, session.discriminator, 50_000, 50_000), now)
+    assert session.state is BfdState.UP
+    bench.routing.turn(now)
+    session.pending()
+    return session
+
+
+def heard(session: Session, now: float) -> None:
+    session.receive(Packet(BfdState.UP, 0, 3, 7, session.discriminator, 50_000, 50_000), now)
+
+
+def test_bfd_outlives_the_wait_between_graceful_shutdown_and_cease() -> None:
+    """Most routers end BGP on AdminDown: said first, it would take the routes away before traffic has moved."""
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    bench.establish()
+    session = bfd_up(bench, 29.9)
+    bench.routing.leave(30)
+    assert session.state is BfdState.UP
+    heard(session, 31)
+    bench.routing.on_deadline(31)
+    bench.routing.turn(31)
+    ((_, hangup),) = bench.machine.actions()
+    assert hangup.last[-26:-24] == bytes((6, 2))  # type: ignore[union-attr]
+    assert session.state is BfdState.UP
+    assert not bench.routing.left
+    bench.routing.on_deadline(31.11)
+    bench.routing.turn(31.11)
     assert Packet.decode(session.pending()[-1]).state is BfdState.ADMIN_DOWN
     assert bench.routing.left
 
@@ -175,15 +217,80 @@ def test_a_removed_peer_gets_a_hard_reset_where_notifications_would_keep_routes(
     bench = Bench()
     bench.apply(replace(PEER, graceful_restart=15), route("203.0.113.1/32"))
     bench.establish(graceful_restart=15)
-    session = bench.machine.bfd("tor")
+    session = bfd_up(bench, 29.9)
     bench.apply(route("203.0.113.1/32"), now=30)
-    assert session is not None
+    assert bench.machine.bfd("tor") is session, "BFD goes after BGP"
+    heard(session, 31)
+    bench.routing.on_deadline(31)
+    bench.routing.turn(31)
+    ((_, hangup),) = bench.machine.actions()
+    assert hangup.last[-4:] == bytes((6, 9, 6, 3))  # type: ignore[union-attr]
+    assert not bench.machine.ending_bfd()
+    bench.routing.on_deadline(31.11)
+    bench.routing.turn(31.11)
     ((_, ending),) = bench.machine.ending_bfd()
     assert ending is session
     assert Packet.decode(session.pending()[-1]).state is BfdState.ADMIN_DOWN
-    bench.routing.on_deadline(31.5)
-    ((_, hangup),) = bench.machine.actions()
-    assert hangup.last[-4:] == bytes((6, 9, 6, 3))  # type: ignore[union-attr]
+    assert bench.machine.bfd("tor") is None
+    assert bench.machine.neighbor("tor") is None
+
+
+def test_a_removed_peer_may_come_back_while_it_is_being_left() -> None:
+    """Its old connection ends at once, and is never taken for the new one's."""
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    bench.establish()
+    old_dial, old_bfd = bench.dial, bfd_up(bench, 29.9)
+    bench.apply(route("203.0.113.1/32"), now=30)
+    bench.apply(PEER, route("203.0.113.1/32"), now=30.5)
+    (_, hangup), (_, dial) = bench.machine.actions()
+    assert isinstance(hangup, Hangup)
+    assert hangup.token == old_dial
+    assert hangup.last[-2:] == bytes((6, 3))
+    assert isinstance(dial, Dial)
+    assert dial.token != old_dial
+    assert bench.machine.bfd("tor") is not old_bfd
+    bench.routing.turn(40)
+    assert bench.machine.neighbor("tor") is not None
+    assert bench.routing.status()[0]["state"] == "Connect"
+
+
+def test_what_concerns_this_side_alone_leaves_the_session() -> None:
+    """Time between attempts and keepalives, listening, BFD's profile and port."""
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    bench.establish()
+    session = bfd_up(bench, 1)
+    neighbor = bench.machine.neighbor("tor")
+    assert neighbor is not None
+    assert neighbor.connection is not None
+    neighbor.connection.pending()
+    bench.apply(replace(PEER, connect_time=7, keepalive_time=2, listen=True), route("203.0.113.1/32"), now=1)
+    assert bench.machine.actions() == []
+    assert neighbor.settings.connect_time == 7
+    assert neighbor.connection.negotiated is not None
+    assert neighbor.connection.negotiated.keepalive_time == 2
+    assert neighbor.connection.deadline() <= 3, "the next keepalive is early"
+    assert bench.machine.bfd("tor") is session
+    bench.apply(replace(PEER, multihop=True), route("203.0.113.1/32"), now=2)
+    assert bench.machine.actions() == []
+    assert bench.machine.bfd("tor") is not session, "another port of BFD is another session"
+    assert neighbor.state.value == "Established"
+    bench.apply(replace(PEER, multihop=True, hold_time=30), route("203.0.113.1/32"), now=3)
+    assert neighbor.state.value != "Established", "an OPEN tells the hold time"
+
+
+def test_bfd_is_made_anew_for_a_peer_at_another_address() -> None:
+    bench = Bench()
+    bench.apply(PEER)
+    bench.establish()
+    session = bfd_up(bench, 20)
+    bench.apply(replace(PEER, address="192.0.2.9"), now=21)
+    ((old, ending),) = bench.machine.ending_bfd()
+    assert (ending, old.address) == (session, "192.0.2.2")
+    assert bench.machine.bfd("tor") is not session
+    bench.apply(replace(PEER, address="192.0.2.9", password="x"), now=22)
+    assert not bench.machine.ending_bfd()
 
 
 def test_the_identifier_is_the_nodes_address_or_made_of_its_name() -> None:
@@ -194,23 +301,63 @@ def test_the_identifier_is_the_nodes_address_or_made_of_its_name() -> None:
     assert made != router_id("node2", "")
 
 
+def own(index: int, address: str, length: int = 64, flags: int = 0) -> addresses.Own:
+    return addresses.Own(index, ipaddress.ip_address(address), length, flags)
+
+
 def test_the_other_familys_next_hop_is_on_the_same_interface() -> None:
-    found: list[tuple[int, addresses.Address, int]] = [
-        (2, ipaddress.ip_address("192.0.2.1"), 0),
-        (3, ipaddress.ip_address("2001:db8:3::1"), 0),
-        (2, ipaddress.ip_address("2001:db8:2::9"), addresses.IFA_F_DEPRECATED),
-        (2, ipaddress.ip_address("2001:db8:2::1"), 0),
+    found = [
+        own(2, "192.0.2.1", 24),
+        own(3, "2001:db8:3::1"),
+        own(2, "2001:db8:2::9", flags=addresses.IFA_F_DEPRECATED),
+        own(2, "2001:db8:2::1"),
     ]
-    own = ipaddress.ip_address("192.0.2.1")
-    assert addresses.choose(own, found) == {"ipv4": own, "ipv6": ipaddress.ip_address("2001:db8:2::1")}
+    mine = ipaddress.ip_address("192.0.2.1")
+    assert addresses.choose(mine, found) == {"ipv4": mine, "ipv6": ipaddress.ip_address("2001:db8:2::1")}
     assert addresses.choose(ipaddress.ip_address("2001:db8:3::1"), found)["ipv4"] is None
+
+
+def test_of_several_the_oldest_that_is_not_floating() -> None:
+    """The kernel lists IPv6 addresses with the newest first; a floating one has no prefix beside itself."""
+    found = [own(2, "192.0.2.1", 24), own(2, "2001:db8::99", 128), own(2, "2001:db8::7"), own(2, "2001:db8::1")]
+    assert str(addresses.choose(found[0].address, found)["ipv6"]) == "2001:db8::1"
+    assert str(addresses.choose(found[0].address, found[:2])["ipv6"]) == "2001:db8::99"
+    ipv4 = [own(2, "2001:db8::1"), own(2, "192.0.2.50", 32), own(2, "192.0.2.1", 24), own(2, "192.0.2.2", 24)]
+    assert str(addresses.choose(ipv4[0].address, ipv4)["ipv4"]) == "192.0.2.1"
 
 
 def test_the_kernels_own_answer_has_no_loopback() -> None:
     found = addresses.read()
-    assert all(not address.is_loopback and not address.is_link_local for _, address, _ in found)
+    assert all(not entry.address.is_loopback and not entry.address.is_link_local for entry in found)
 
 
 @given(st.binary(max_size=200))
 def test_any_netlink_octets_are_taken(data: bytes) -> None:
     assert isinstance(addresses.parse(data), list)
+
+
+def logged(capsys: pytest.CaptureFixture[str], event: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line for line in lines if line.get("event") == event]
+
+
+def test_the_log_tells_of_peers_routes_and_what_a_peer_said(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench()
+    bench.apply(PEER, route("203.0.113.1/32"))
+    bench.establish()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = {line.get("event"): line for line in lines}
+    assert {"peerAdded", "updatedAdvertisements", "sessionUp"} <= told.keys()
+    assert told["updatedAdvertisements"]["numAds"] == 1
+    bench.apply(PEER, route("203.0.113.1/32"))
+    assert capsys.readouterr().out == "", "nothing has changed"
+    neighbor = bench.machine.neighbor("tor")
+    assert neighbor is not None
+    neighbor.receive(bench.dial, Notification.shutdown("going home").encode(), 5)
+    bench.routing.turn(5)
+    (said,) = logged(capsys, "peerNotification")
+    assert (said["peer"], said["level"]) == ("tor", "warn")
+    assert "going home" in str(said["reason"])
+    bench.routing.change([], [("BgpPeer", "tor")], {"BgpPeer tor": "filteredByNodeSelector"})
+    (removed,) = logged(capsys, "peerRemoved")
+    assert removed["reason"] == "filteredByNodeSelector"

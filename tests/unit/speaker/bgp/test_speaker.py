@@ -6,10 +6,13 @@ import ipaddress
 import random
 from dataclasses import replace
 
-from metallb_speaker.announcer.bfd.wire import Packet, State
+from metallb_speaker.announcer.bfd.session import Session
+from metallb_speaker.announcer.bfd.wire import Diagnostic, Packet, State
 from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker, merge
+from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
+from tests.unit.speaker.bgp.pair import HOPS_A, settings_b
 
 PEER = BgpPeer(
     key="tor",
@@ -54,6 +57,7 @@ def test_a_named_peer_is_dialed_and_a_removed_one_is_left() -> None:
     want(speaker, [], [], [], 1)
     ((key, action),) = speaker.actions()
     assert isinstance(action, Hangup)
+    speaker.follow(1)
     assert speaker.stopped
     assert speaker.bfd("tor") is None
 
@@ -93,6 +97,22 @@ def test_routes_go_to_the_peers_that_they_name() -> None:
     speaker.drop_route(routes[0].key)
     speaker.flush(1)
     assert speaker.neighbor("tor").rib.desired == 1  # type: ignore[union-attr]
+
+
+def test_a_new_name_changes_what_a_peer_gets_and_nothing_else() -> None:
+    speaker = make()
+    routes = [route("203.0.113.1/32"), route("203.0.113.2/32", peers=("leaf",)), route("203.0.113.3/32", peers=("x",))]
+    want(speaker, [PEER], routes, [], 0)
+    speaker.actions()
+    neighbor = speaker.neighbor("tor")
+    assert neighbor is not None
+    assert neighbor.rib.desired == 1
+    speaker.set_peers([replace(PEER, name="leaf")], [], 1)  # and nothing else has changed
+    speaker.flush(1)
+    assert speaker.actions() == []
+    assert speaker.neighbor("tor") is neighbor
+    assert neighbor.rib.desired == 2
+    assert [entry["peer"] for entry in speaker.status()] == ["leaf"]
 
 
 def test_a_later_peer_gets_the_routes_that_are_there() -> None:
@@ -158,3 +178,72 @@ def test_status_tells_state_and_last_error() -> None:
     assert entry["state"] == "Active"
     assert entry["last_error"] == "cannot connect: connection refused"
     assert entry["prefixes"] == {"desired": 1, "advertised": 0}
+
+
+def establish(speaker: BgpSpeaker) -> None:
+    """Every peer that is dialed answers."""
+    for key, action in speaker.actions():
+        neighbor = speaker.neighbor(key)
+        assert neighbor is not None
+        if isinstance(action, Dial):
+            neighbor.dialed(action.token, HOPS_A, 0)
+            neighbor.receive(action.token, settings_b(peer_asn=64512).open().encode() + KEEPALIVE, 0)
+            assert neighbor.connection is not None
+    speaker.follow(0)
+
+
+def up_bfd(speaker: BgpSpeaker, key: str, now: float) -> Session:
+    session = speaker.bfd(key)
+    assert session is not None
+    for state, yours in ((State.DOWN, 0), (State.INIT, session.discriminator), (State.UP, session.discriminator)):
+        session.receive(Packet(state, Diagnostic.NONE, 3, 7, yours, 50_000, 50_000), now)
+    assert session.state is State.UP
+    speaker.follow(now)
+    session.pending()
+    return session
+
+
+def test_peers_on_two_ports_of_one_router_go_by_one_bfd_session() -> None:
+    """The router has one for the two addresses (RFC 5881 section 2): a second one of ours would fight the first."""
+    speaker = make()
+    second = replace(PEER, key="tor2", port=1790)
+    want(speaker, [PEER, second], [], [FAST], 0)
+    assert list(speaker.bfd_sessions()) == ["tor"]
+    session = up_bfd(speaker, "tor", 1)
+    assert [s["bfd"] for s in speaker.status()] == ["UP", "UP"]
+    establish(speaker)
+    speaker.on_deadline(2)  # nothing was heard for a detection time
+    names = [(e.peer, e.name) for e in speaker.follow(2) if e.name in ("bfdDown", "sessionDown")]
+    assert names == [("tor", "bfdDown"), ("tor", "sessionDown"), ("tor2", "sessionDown")]
+    up_bfd(speaker, "tor", 3)
+    want(speaker, [second], [], [FAST], 4)  # the holder goes
+    speaker.follow(4)
+    speaker.on_deadline(6)
+    speaker.follow(6)
+    assert session.state is not State.ADMIN_DOWN
+    assert speaker.bfd_sessions() == {"tor2": session}, "the other has it from now on"
+    assert speaker.ending_bfd() == []
+    assert speaker.bfd_by_discriminator(session.discriminator) == "tor2"
+    want(speaker, [], [], [FAST], 7)
+    speaker.follow(7)
+    speaker.on_deadline(9)
+    speaker.follow(9)
+    assert speaker.bfd_sessions() == {}
+    assert [s.state for _, s in speaker.ending_bfd()] == [State.ADMIN_DOWN]
+
+
+def test_another_port_of_the_peer_keeps_its_bfd_session() -> None:
+    speaker = make()
+    want(speaker, [PEER], [], [FAST], 0)
+    session = up_bfd(speaker, "tor", 1)
+    establish(speaker)
+    moved = replace(PEER, key="tor new port", port=1790)
+    want(speaker, [moved], [], [FAST], 2)
+    now = 2.0
+    while now < 5:
+        session.receive(Packet(State.UP, Diagnostic.NONE, 3, 7, session.discriminator, 50_000, 50_000), now)
+        speaker.on_deadline(now)
+        assert "bfdDown" not in [e.name for e in speaker.follow(now)]
+        now += 0.05
+    assert speaker.bfd_sessions() == {"tor new port": session}
+    assert session.state is State.UP

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import itertools
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from metallb_common.obs import logs
 from metallb_speaker.announcer.edge.groups import FakeGroups
-from metallb_speaker.announcer.edge.interface import BATCH
+from metallb_speaker.announcer.edge.interface import BATCH, LINGER
 from metallb_speaker.announcer.edge.layer2 import REOPEN, Layer2Edge
 from metallb_speaker.announcer.edge.layer2_fake import FakeLayer2
 from metallb_speaker.announcer.edge.packet import FakeSocket
@@ -19,7 +21,7 @@ from metallb_speaker.announcer.layer2 import api, bpf, ndp
 from metallb_speaker.announcer.layer2.duplicate import GRACE
 from metallb_speaker.announcer.layer2.interfaces import Snapshot, packed
 from tests.unit.speaker.layer2 import cbpf
-from tests.unit.speaker.layer2.test_machine import LINKS, NETWORKS, SNAPSHOT, V4, V6, asks, claims, group, is_probe
+from tests.unit.speaker.layer2.world import LINKS, NETWORKS, SNAPSHOT, V4, V6, asks, claims, group, is_probe
 
 
 class Edge:
@@ -132,10 +134,42 @@ def test_a_family_without_addresses_has_no_socket(edge: Edge) -> None:
     edge.layer2.set(group(V4), edge.now)
     assert [s.ether_type for s in edge.sockets] == [0x0806]
     edge.layer2.set(group(V6), edge.now)
+    edge.run(LINGER + 1)
     assert [(s.ether_type, s.closed) for s in edge.sockets] == [(0x0806, True), (0x86DD, False)]
     edge.layer2.set({}, edge.now)
+    edge.run(LINGER + 1)
     assert edge.watched == {}
+    assert [s.closed for s in edge.sockets] == [True, True]
     assert edge.groups.joined == set()
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+def test_doubts_about_members_open_no_socket_twice(edge: Edge, address: str) -> None:
+    """The addresses of a member that is doubted are asked for: once with nothing owned here, and again."""
+    for _ in range(5):
+        edge.layer2.probe(address, edge.now)
+        edge.run(5)
+    edge.layer2.set(group(V4, V6, check=False), edge.now)
+    opened = list(edge.sockets)
+    for _ in range(5):
+        edge.layer2.probe("10.9.0.9", edge.now)
+        edge.layer2.probe("fd09::9", edge.now)
+        edge.run(5)
+        edge.layer2.set_members(["02:00:00:00:00:77"])
+        edge.layer2.renew([V4, V6], edge.now)
+    edge.layer2.set({}, edge.now)
+    edge.layer2.set(group(V4, V6, check=False), edge.now)
+    edge.run(2 * LINGER)
+    assert edge.sockets == opened
+    assert len(opened) == 2
+    assert not any(sock.closed for sock in opened)
+    assert len(edge.hear(asks(V4))) == len(edge.hear(asks(V6))) == 1
+    # Withdrawn, a socket hears nothing while it lingers.
+    edge.layer2.set({}, edge.now)
+    edge.run(1)
+    for sock in opened:
+        assert not sock.closed
+        assert cbpf.run(sock.program, asks(V4), ifindex=2)[0] == cbpf.run(sock.program, asks(V6), ifindex=2)[0] == 0
 
 
 def test_addresses_that_share_a_group(edge: Edge) -> None:
@@ -149,6 +183,7 @@ def test_addresses_that_share_a_group(edge: Edge) -> None:
     edge.run(1)
     assert edge.socket(2, 0x86DD).groups == {mac}
     edge.layer2.set({}, edge.now)
+    edge.run(0)
     assert edge.groups.joined == set()
 
 
@@ -169,6 +204,44 @@ def test_a_turn_is_bounded_under_a_flood(edge: Edge) -> None:
         sock.deliver(asks(V4))
     edge.watched[sock.fileno()](edge.now)
     assert len(sock.sent) == BATCH
+
+
+def test_a_kernel_that_is_slow_to_join_is_given_less_in_a_turn(edge: Edge) -> None:
+    """Joining costs the more the more groups there are; and it becomes cheap again."""
+    cost = 0.001
+
+    class Slow(FakeSocket):
+        def join(self, mac: bytes) -> None:
+            end = time.thread_time() + cost
+            while time.thread_time() < end:
+                pass
+            super().join(mac)
+
+    def open_slow(*what: Any) -> FakeSocket:
+        edge.sockets.append(Slow(*what))
+        return edge.sockets[-1]
+
+    edge.open = open_slow  # type: ignore[method-assign]
+    addresses = [f"fd09::{n:x}" for n in range(0x1000, 0x1000 + 120)]
+    edge.layer2.set({a: api.OwnedGroup(a, (a,), check=False) for a in addresses[:60]}, edge.now)
+    sock = edge.sockets[0]
+    joined = []
+    while edge.layer2.behind():
+        before = len(sock.groups)
+        edge.layer2.on_deadline(edge.now)
+        joined.append(len(sock.groups) - before)
+    assert len(sock.groups) == 60
+    assert max(joined[3:]) <= 2  # two when the one before was quick by chance
+    assert not edge.layer2.behind()
+    cost = 0.0
+    edge.layer2.set({a: api.OwnedGroup(a, (a,), check=False) for a in addresses}, edge.now)
+    joined = []
+    while edge.layer2.behind():
+        before = len(sock.groups)
+        edge.layer2.on_deadline(edge.now)
+        joined.append(len(sock.groups) - before)
+    assert max(joined) > 3
+    assert len(sock.groups) == 120
 
 
 def test_a_full_send_queue_costs_one_answer_and_is_counted(edge: Edge) -> None:
@@ -312,3 +385,23 @@ def test_the_real_thing_and_the_fake_have_the_same_verbs() -> None:
         api.Announcing(V6, "eth0"),
     ]
     assert set(fake.status()) <= set(real.status())
+
+
+def test_a_socket_is_opened_under_the_name_that_an_interface_has_now(edge: Edge) -> None:
+    """Down, renamed and up between two pictures: in the next one only the name is another."""
+    edge.layer2.set(group(V4), edge.now)
+    edge.run(GRACE)
+    edge.links(Snapshot((replace(LINKS[0], name="lan0"),), NETWORKS))
+    opened, real = [], edge.open
+
+    def named(name: str, index: int, ether_type: int) -> FakeSocket:
+        opened.append(name)
+        if name != "lan0":
+            raise OSError(errno.ENODEV, "No such device")
+        return real(name, index, ether_type)
+
+    edge.open = named  # type: ignore[method-assign]
+    edge.layer2.set({**group(V4), **group(V6)}, edge.now)
+    edge.run(GRACE)
+    assert opened == ["lan0"]
+    assert len(edge.hear(asks(V4))) == len(edge.hear(asks(V6))) == 1

@@ -6,113 +6,37 @@ import ipaddress
 
 import pytest
 
-from metallb_speaker.announcer.layer2 import api, arp, ndp
+from metallb_speaker.announcer.layer2 import api, arp
 from metallb_speaker.announcer.layer2 import ethernet as eth
 from metallb_speaker.announcer.layer2.duplicate import GRACE
 from metallb_speaker.announcer.layer2.gratuitous import RARELY, SPACED
 from metallb_speaker.announcer.layer2.interfaces import (
-    IFF_BROADCAST,
     IFF_LOWER_UP,
-    IFF_UP,
     Link,
     OnLink,
     Snapshot,
     packed,
 )
 from metallb_speaker.announcer.layer2.machine import BURST, Layer2Machine
-
-UP = IFF_UP | IFF_BROADCAST | IFF_LOWER_UP
-MAC0, MAC1 = bytes.fromhex("020000000010"), bytes.fromhex("020000000011")
-MEMBER, STRANGER = "02:00:00:00:00:20", "02:00:00:00:00:99"
-LINKS = (Link(2, "eth0", UP, mac=MAC0), Link(3, "eth1", UP, mac=MAC1))
-NETWORKS = (OnLink(2, ipaddress.ip_network("10.9.0.0/24")), OnLink(2, ipaddress.ip_network("fd09::/64")))
-SNAPSHOT = Snapshot(LINKS[:1], NETWORKS)
-BOTH = Snapshot(LINKS, NETWORKS)
-V4, V6 = "10.9.0.100", "fd09::100"
-
-
-def group(*addresses: str, check: bool = True, **patterns: tuple[str, ...]) -> dict[str, api.OwnedGroup]:
-    return {addresses[0]: api.OwnedGroup(addresses[0], addresses, check=check, **patterns)}
-
-
-class World:
-    """A machine and its clock; everything it sent, with the time."""
-
-    def __init__(self, snapshot: Snapshot = SNAPSHOT) -> None:
-        self.now = 100.0
-        self.machine = Layer2Machine()
-        self.sent: list[tuple[float, int, bytes]] = []
-        self.told: list[api.Event] = []
-        self.machine.links(snapshot, self.now)
-        self.flush()
-        self.told.clear()
-
-    def flush(self) -> None:
-        self.machine.take_changed()
-        self.sent += [(self.now, index, frame) for index, frame in self.machine.pending()]
-        self.told += self.machine.events()
-
-    def set(self, groups: dict[str, api.OwnedGroup]) -> None:
-        self.machine.set(groups, self.now)
-        self.machine.on_deadline(self.now)
-        self.machine.on_deadline(self.now)
-        self.flush()
-
-    def run(self, seconds: float) -> None:
-        """Let time pass: every deadline is kept exactly."""
-        end = self.now + seconds
-        while self.machine.deadline() <= end:
-            self.now = max(self.now, self.machine.deadline())
-            self.machine.on_deadline(self.now)
-            self.flush()
-        self.now = end
-
-    def hear(self, frame: bytes, interface: int = 2) -> None:
-        self.machine.receive(frame, interface, self.now)
-        self.flush()
-
-    def take(self) -> list[tuple[float, int, bytes]]:
-        out, self.sent = self.sent, []
-        return out
-
-
-def asks(address: str, mac: str = STRANGER) -> bytes:
-    sender = eth.mac_bytes(mac)
-    if ":" in address:
-        ip, group = packed(address), ndp.solicited_node(packed(address))
-        source = ndp.link_local(sender)
-        return ndp.Neighbor(
-            ndp.multicast_mac(group), sender, source, group, ndp.SOLICITATION, ip, link_layer=sender
-        ).encode()
-    return arp.request(sender, packed("10.9.0.7"), packed(address))
-
-
-def holds(address: str, mac: str, to: bytes = MAC0) -> bytes:
-    """The answer of a host that has `address` to our probe."""
-    sender, ip = eth.mac_bytes(mac), packed(address)
-    if ":" in address:
-        return ndp.Neighbor(
-            to, sender, ip, ndp.link_local(to), ndp.ADVERTISEMENT, ip, ndp.SOLICITED | ndp.OVERRIDE, sender
-        ).encode()
-    return arp.Arp(to, sender, arp.REPLY, sender, ip, to, bytes(4)).encode()
-
-
-def claims(address: str, mac: str) -> bytes:
-    sender, ip = eth.mac_bytes(mac), packed(address)
-    return ndp.announcement(sender, ip) if ":" in address else arp.announcements(sender, ip)[0]
-
-
-def is_probe(frame: bytes) -> bool:
-    if frame[12:14] == b"\x08\x06":
-        return arp.decode(frame).is_probe
-    return ndp.decode(frame).kind == ndp.SOLICITATION
-
-
-def is_announcement(frame: bytes) -> bool:
-    if frame[12:14] == b"\x08\x06":
-        return arp.decode(frame).is_gratuitous
-    message = ndp.decode(frame)
-    return message.kind == ndp.ADVERTISEMENT and message.destination == ndp.ALL_NODES
+from tests.unit.speaker.layer2.world import (
+    BOTH,
+    LINKS,
+    MAC0,
+    MAC1,
+    NETWORKS,
+    SNAPSHOT,
+    STRANGER,
+    UP,
+    V4,
+    V6,
+    World,
+    asks,
+    group,
+    holds,
+    is_announcement,
+    is_probe,
+    many,
+)
 
 
 @pytest.mark.parametrize("address", [V4, V6])
@@ -248,6 +172,55 @@ def test_an_interface_appears_and_vanishes() -> None:
     assert {index for _, index, _ in world.take()} == {3}
 
 
+def test_pods_that_come_and_go_matter_to_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.set(many(300))
+    world.run(1)
+    placed: list[str] = []
+    place = Layer2Machine._place
+    monkeypatch.setattr(Layer2Machine, "_place", lambda *a: (placed.append(a[1].key), place(*a))[1])
+    for number in range(3):
+        pod = Link(90 + number, f"veth{number}", UP, mac=bytes((2, 0, 0, 0, 9, number)), kind="veth")
+        world.machine.links(Snapshot((*LINKS[:1], pod), NETWORKS), world.now)
+    assert placed == []
+    assert world.machine.status()["interfaces"]["veth2"] == "virtual"
+    # An interface that does matter is found by all, some groups at a time.
+    world.machine.links(Snapshot((*BOTH.links, pod), NETWORKS), world.now)
+    assert 0 < len(placed) < 100
+    world.run(0.01)
+    assert len(placed) == 300
+    assert {index for index, _ in world.machine._holders} == {2, 3}
+
+
+def test_what_happens_while_thousands_wait_for_a_new_interface() -> None:
+    world = World()
+    groups = many(500)
+    world.set(groups)
+    world.run(1)
+    world.take()
+    keys = list(groups)
+    world.machine.links(BOTH, world.now)
+    assert world.machine.behind
+    gone, other = keys[-1], keys[-2]
+    world.machine.change(
+        {gone: None, other: api.OwnedGroup(other, (other,), exclude_interfaces=("eth1",), check=False)}, world.now
+    )
+    world.run(1)
+    assert not world.machine.behind
+    world.take()
+    for key, where in ((keys[0], {2, 3}), (keys[-3], {2, 3}), (other, {2}), (gone, set())):
+        for index in (2, 3):
+            world.hear(asks(key), index)
+        assert {index for _, index, _ in world.take()} == where, key
+    # And it goes again while they are about to be found there.
+    world.machine.links(SNAPSHOT, world.now)
+    world.machine.links(BOTH, world.now)
+    world.machine.links(SNAPSHOT, world.now)
+    world.run(1)
+    assert {index for index, _ in world.machine._holders} == {2}
+    assert world.machine.counters().keys() == {(metric, key) for metric in api.METRICS for key in keys if key != gone}
+
+
 def test_a_new_mac_address_is_announced() -> None:
     world = World()
     world.set(group(V4, check=False))
@@ -259,6 +232,15 @@ def test_a_new_mac_address_is_announced() -> None:
     assert {arp.decode(frame).sha for _, _, frame in world.take()} == {MAC1}
 
 
+def test_another_mac_address_is_told_to_the_members() -> None:
+    """A bridge takes its first port's, a bond its active port's: the others must not take it for a stranger's."""
+    world = World()
+    world.machine.links(Snapshot((Link(2, "eth0", UP, mac=MAC1),), NETWORKS), world.now)
+    world.flush()
+    assert world.told == [api.InterfacesChanged(("eth0",))]
+    assert world.machine.own_macs() == (eth.mac_text(MAC1),)
+
+
 def test_a_cable_that_comes_back_is_announced_on() -> None:
     world = World()
     world.set(group(V4, check=False))
@@ -268,8 +250,25 @@ def test_a_cable_that_comes_back_is_announced_on() -> None:
     world.run(1)
     assert world.take() == []
     world.machine.links(SNAPSHOT, world.now)
-    world.run(0.5)
+    world.run(0.2)
+    assert world.take() == [], "others may have taken over meanwhile: they are heard first"
+    world.run(0.4)
     assert len(world.take()) == 4
+
+
+def test_a_stale_owner_whose_cable_comes_back_announces_nothing() -> None:
+    """It learns within that time that it was replaced."""
+    world = World()
+    world.set(group(V4, check=False))
+    world.run(50)
+    world.machine.links(Snapshot((Link(2, "eth0", UP & ~IFF_LOWER_UP, mac=MAC0),), NETWORKS), world.now)
+    world.run(1)
+    world.take()
+    world.machine.links(SNAPSHOT, world.now)
+    world.run(0.2)
+    world.set({})
+    world.run(60)
+    assert world.take() == []
 
 
 def test_a_thousand_addresses_do_not_hold_the_loop_up() -> None:
@@ -287,174 +286,60 @@ def test_a_thousand_addresses_do_not_hold_the_loop_up() -> None:
     assert turns >= 1000 / BURST
 
 
-# --- another host ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("address", [V4, V6])
-def test_a_foreign_host_that_answers_the_first_probe_is_respected(address: str) -> None:
-    world = World()
-    world.set(group(address))
-    world.hear(holds(address, STRANGER))
-    assert world.told == [api.Conflict(address, "eth0", STRANGER, withheld=True)]
-    assert world.machine.conflicts() == {(address, "eth0"): STRANGER}
-    world.take()
-    world.run(2)
-    world.hear(asks(address))
-    assert [frame for _, _, frame in world.take() if not is_probe(frame)] == []
-    # It goes on answering our probes for a while, then it is gone.
-    for _ in range(3):
-        world.run(3)
-        world.hear(holds(address, STRANGER))
-    world.told.clear()
-    world.run(12)
-    assert world.told == [api.Announcing(address, "eth0"), api.ConflictGone(address, "eth0")]
-    assert world.machine.conflicts() == {}
-    world.take()
-    world.hear(asks(address))
-    assert len(world.take()) == 1
-
-
-@pytest.mark.parametrize("address", [V4, V6])
-def test_a_slow_foreign_host_makes_us_step_back(address: str) -> None:
-    world = World()
-    world.set(group(address))
-    world.run(0.5)
-    world.hear(holds(address, STRANGER))
-    world.take()
-    world.hear(asks(address))
-    assert world.take() == []
-    assert world.told[-1] == api.Conflict(address, "eth0", STRANGER, withheld=True)
-
-
-@pytest.mark.parametrize("address", [V4, V6])
-def test_a_settled_address_is_defended_but_not_shouted_for(address: str) -> None:
-    """RFC 5227 section 2.4 (b): at most one announcement in ten seconds."""
-    world = World()
-    world.set(group(address))
-    world.run(40)
-    world.take()
-    world.told.clear()
-    for _ in range(5):
-        world.hear(claims(address, STRANGER))
-    assert len([1 for _, _, frame in world.take() if is_announcement(frame)]) == (2 if address == V4 else 1)
-    assert world.told == [api.Conflict(address, "eth0", STRANGER, withheld=False)]
-    world.hear(asks(address))
-    assert len(world.take()) == 1
-    for _ in range(10):
-        world.run(2)
-        world.hear(claims(address, STRANGER))
-    defences = [frame for _, _, frame in world.take() if is_announcement(frame)]
-    assert 2 <= len(defences) // (2 if address == V4 else 1) <= 3
-    assert len(world.told) == 1  # told once
-    world.run(11)
-    assert world.told[-1] == api.ConflictGone(address, "eth0")
-
-
-@pytest.mark.parametrize("address", [V4, V6])
-def test_members_are_not_foreign(address: str) -> None:
-    world = World()
-    world.machine.set_members([MEMBER])
-    world.set(group(address))
-    world.hear(holds(address, MEMBER))
-    world.run(40)
-    assert world.told == [api.Announcing(address, "eth0")]
-    world.hear(claims(address, MEMBER))
-    assert world.told[1:] == [api.Claimed(address, "eth0", MEMBER)]
-    assert world.machine.conflicts() == {}
-
-
-@pytest.mark.parametrize("address", [V4, V6])
-def test_forged_frames_do_not_fill_memory_or_log(address: str) -> None:
-    world = World()
-    world.machine.set_members([MEMBER])
-    world.set(group(address))
-    world.run(40)
-    world.told.clear()
-    world.machine.probe(address, world.now, 0.05)
-    for number in range(500):
-        world.hear(claims(address, f"02:00:00:01:{number // 256:02x}:{number % 256:02x}"))
-        world.hear(claims(address, MEMBER))
-    world.run(0.06)
-    assert [type(event) for event in world.told] == [api.Conflict, api.Claimed, api.ProbeResult]
-    result = world.told[-1]
-    assert isinstance(result, api.ProbeResult)
-    assert len(result.macs) <= 8
-
-
-def test_our_own_second_interface_is_not_foreign() -> None:
-    world = World(BOTH)
-    world.set(group(V4, check=False))
-    world.told.clear()
-    world.hear(claims(V4, eth.mac_text(MAC1)), 2)
-    assert world.told == []
-
-
-def test_a_router_that_answers_for_everything_does_not_silence_us() -> None:
-    """Proxy ARP: the address is not on-link here, so its answer is reported and no more."""
-    world = World()
-    world.set(group("192.0.2.1"))
-    world.hear(holds("192.0.2.1", STRANGER))
-    assert world.told == [
-        api.Announcing("192.0.2.1", "eth0"),
-        api.Conflict("192.0.2.1", "eth0", STRANGER, withheld=False),
-    ]
-    world.take()
-    world.hear(asks("192.0.2.1"))
-    assert len(world.take()) == 1
-
-
-@pytest.mark.parametrize("address", [V4, V6])
-def test_a_probe_tells_who_holds_an_address(address: str) -> None:
-    world = World()
-    world.machine.probe(address, world.now, 0.05)
-    world.flush()
-    assert [is_probe(frame) for _, _, frame in world.take()] == [True]
-    world.hear(holds(address, MEMBER))
-    world.hear(asks(address))
-    assert world.take() == []
-    world.run(0.06)
-    assert world.told == [api.ProbeResult(address, (MEMBER,))]
-    world.hear(holds(address, MEMBER))
-    assert world.machine.drops() == {
-        ("eth0", "foreignClaim"): 1,
-        ("eth0", "checking"): 1,
-        ("eth0", "notARequest"): 1,
-    }
-
-
-def test_a_probe_of_an_owned_address_changes_nothing() -> None:
-    world = World()
-    world.set(group(V4, check=False))
-    world.machine.probe(V4, world.now, 0.05)
-    world.run(0.1)
-    assert api.ProbeResult(V4, ()) in world.told
-    world.take()
-    world.hear(asks(V4))
-    assert len(world.take()) == 1
-
-
-def test_an_address_withdrawn_during_a_probe_is_silent() -> None:
-    world = World()
-    world.set(group(V4, check=False))
-    world.machine.probe(V4, world.now, 0.05)
-    world.set({})
-    world.take()
-    world.hear(asks(V4))
-    assert world.take() == []
-    world.run(0.1)
-    world.hear(asks(V4))
-    assert world.take() == []
-
-
-# --- views -------------------------------------------------------------------------------------
-
-
 def test_on_link_is_what_a_used_interface_reaches() -> None:
     machine = Layer2Machine()
     down = Link(3, "eth1", 0, mac=MAC1)
     machine.links(Snapshot((LINKS[0], down), (*NETWORKS, OnLink(3, ipaddress.ip_network("10.8.0.0/24")))), 1.0)
     assert machine.on_link([V4, V6, "10.8.0.1", "192.0.2.1", "2001:db8::1"]) == {V4, V6}
     assert machine.own_macs() == (eth.mac_text(MAC0),)
+
+
+def test_prefixes_are_those_of_used_interfaces_without_link_local_ones() -> None:
+    networks = (*NETWORKS, OnLink(2, ipaddress.ip_network("fe80::/64")), OnLink(3, ipaddress.ip_network("10.8.0.0/16")))
+    world = World(Snapshot(LINKS[:1], networks))
+    assert world.machine.prefixes() == ("10.9.0.0/24", "fd09::/64")
+    world.machine.links(Snapshot(LINKS, networks), world.now)
+    assert world.machine.prefixes() == ("10.8.0.0/16", "10.9.0.0/24", "fd09::/64")
+
+
+def test_dark_are_the_prefixes_that_no_interface_with_a_carrier_has() -> None:
+    both = (*NETWORKS, OnLink(3, ipaddress.ip_network("10.9.0.0/24")))
+    world = World(Snapshot(LINKS, both))
+    assert world.machine.dark() == ()
+    unplugged = Link(2, "eth0", UP & ~IFF_LOWER_UP, mac=MAC0)
+    world.machine.links(Snapshot((unplugged, LINKS[1]), both), world.now)
+    world.flush()
+    assert world.machine.dark() == ("fd09::/64",), "the other is on eth1, too"
+    assert world.machine.prefixes() == ("10.9.0.0/24", "fd09::/64")
+    assert world.told == [api.InterfacesChanged(("eth0", "eth1"))]
+
+
+def test_an_interface_that_only_a_group_names_is_told_of_like_the_others() -> None:
+    """Its name looks like a container's: left alone, unless written out. Else its frames would be a foreign host's."""
+    bridge = Link(7, "br-0123456789ab", UP, mac=MAC1, kind="bridge")
+    beside = OnLink(7, ipaddress.ip_network("10.8.0.0/24"))
+    world = World(Snapshot((LINKS[0], bridge), (*NETWORKS, beside)))
+    mine = eth.mac_text(MAC0)
+    assert world.machine.own_macs() == (mine,)
+    assert "10.8.0.0/24" not in world.machine.prefixes()
+    world.set(group("10.8.0.100", interfaces=("br-0123456789ab",)))
+    assert world.told[0] == api.InterfacesChanged(("eth0",))
+    assert world.machine.own_macs() == (mine, eth.mac_text(MAC1))
+    assert "10.8.0.0/24" in world.machine.prefixes()
+    assert world.machine.on_link({"10.8.0.100"}) == {"10.8.0.100"}
+    # Of pods that come and go, with routes of their own, nobody is told.
+    world.told.clear()
+    pods = [Link(20 + i, f"cali{i}", UP, mac=bytes((2, 0, 0, 0, 1, i)), kind="veth") for i in range(3)]
+    routes = [OnLink(20 + i, ipaddress.ip_network(f"10.244.0.{i}/32")) for i in range(3)]
+    for count in (1, 3, 0):
+        shown = Snapshot((LINKS[0], bridge, *pods[:count]), (*NETWORKS, beside, *routes[:count]))
+        world.machine.links(shown, world.now)
+        world.flush()
+    assert [told for told in world.told if isinstance(told, api.InterfacesChanged)] == []
+    world.machine.links(Snapshot(LINKS[:1], NETWORKS), world.now)
+    world.flush()
+    assert api.InterfacesChanged(("eth0",)) in world.told, "the bridge is gone"
+    assert world.machine.own_macs() == (mine,)
 
 
 def test_status_tells_all() -> None:

@@ -20,7 +20,7 @@ from metallb_speaker.announcer.layer2.duplicate import (
     State,
 )
 from metallb_speaker.announcer.layer2.gratuitous import SPACED, Gratuitous
-from metallb_speaker.announcer.layer2.timers import Timers
+from metallb_speaker.announcer.layer2.timers import MANY, PRUNED, Timers
 
 FOREIGN = bytes.fromhex("020000000099")
 
@@ -42,6 +42,37 @@ def test_timers_are_a_sorted_map(steps: list[tuple[int, int | None]]) -> None:
     while (key := timers.pop(25)) is not None:
         order.append(key)
     assert order == [key for key, (due, _) in sorted(model.items(), key=lambda item: item[1]) if due <= 25]
+
+
+def test_thousands_that_were_cancelled_are_thrown_away_some_at_a_time() -> None:
+    timers: Timers[int] = Timers()
+    for key in range(5000):
+        timers.set(key, 1.0 if key < 4900 else 2.0)
+    for key in range(4900):
+        timers.cancel(key)
+    size = len(timers._heap)
+    found, calls = [], 0
+    while timers.deadline() <= 2.0:
+        if (key := timers.pop(2.0)) is not None:
+            found.append(key)
+        calls += 1
+        assert size - len(timers._heap) <= 2 * PRUNED + 1
+        size = len(timers._heap)
+    assert found == list(range(4900, 5000))
+    assert calls < 300
+    assert timers.deadline() == math.inf
+
+
+def test_deadlines_that_move_for_ever_fill_no_memory() -> None:
+    timers: Timers[int] = Timers()
+    for number in range(3 * MANY):
+        timers.set(number % 100, 1000.0 + number)
+    assert len(timers._heap) <= MANY + 1
+    found = []
+    while timers.deadline() < math.inf:
+        if (key := timers.pop(1e9)) is not None:
+            found.append(key)
+    assert found == list(range(100))
 
 
 def test_a_late_loop_does_not_catch_up_in_a_burst() -> None:

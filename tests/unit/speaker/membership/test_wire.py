@@ -34,6 +34,9 @@ MESSAGES: list[Message] = [
     Record(
         "x" * 253, Status.LEFT, (1 << 32) - 1, (1 << 64) - 1, macs=tuple(f"02:00:00:00:00:{i:02x}" for i in range(8))
     ),
+    Record("p", Status.ALIVE, 1, 2, prefixes=()),
+    Record("p", Status.ALIVE, 1, 2, prefixes=("0.0.0.0/0", "10.0.0.0/9", "192.0.2.128/25", "2001:db8::/61", "::/0")),
+    Record("p", Status.ALIVE, 1, 2, prefixes=tuple(f"2001:db8::{i:x}/128" for i in range(1, wire.MAX_PREFIXES + 1))),
     Ping(0),
     Ack((1 << 32) - 1),
     PingReq(5, "node-3"),
@@ -87,6 +90,25 @@ def test_the_layout_octet_by_octet() -> None:
     body = head + b"\x01" + struct.pack("!H", len(record)) + record + b"\x02\x00\x04\x00\x00\x00\x09"
     tag = hmac.new(key.digest(), b"\2me" + body, hashlib.sha256).digest()[:16]
     assert packed(RECORD, Ping(9)) == body + tag
+
+
+def test_prefixes_come_at_the_end_of_a_record_where_an_older_version_looks_no_further() -> None:
+    plain, said = (
+        Record("p", Status.ALIVE, 1, 2),
+        Record("p", Status.ALIVE, 1, 2, prefixes=("192.0.2.128/25", "fd09::/16")),
+    )
+    encoded = wire.encode_message(said)
+    assert encoded[3:] == wire.encode_message(plain)[3:] + b"\x02" + b"\x04\x19\xc0\x00\x02\x80" + b"\x10\x10\xfd\x09"
+    assert wire.decode(packed(plain), "me", KEYS).messages == (plain,), "and of an older one nothing is known"
+    assert plain.prefixes is None
+
+
+def test_the_longest_record_fits_into_a_datagram() -> None:
+    longest = Record(
+        "x" * 253, Status.SUSPECT, 1, 1, "2001:db8::1", 1, macs=("02:00:00:00:00:01",) * wire.MAX_MACS,
+        accuser="y" * 253, prefixes=tuple(f"2001:db8::{i:x}/128" for i in range(wire.MAX_PREFIXES)),
+    )  # fmt: skip
+    assert len(wire.encode_message(longest)) <= wire.room("z" * 253)
 
 
 def test_all_messages_fit_and_one_more_octet_does_not() -> None:
@@ -143,6 +165,11 @@ def test_authenticity() -> None:
         b"\3you\x01\x00\x15\x01n" + struct.pack("!BBIQHB", 9, 0, 0, 0, 0, 0) + b"\0\0",  # a status beyond the last
         b"\3you\x01\x00\x15\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 5) + b"\0\0",  # an address of 5 octets
         b"\3you\x01\x00\x15\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 0) + b"\xff\0",  # 255 MAC addresses
+        b"\3you\x01\x00\x16\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 0) + b"\0\0\xff",  # 255 prefixes
+        b"\3you\x01\x00\x18\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 0) + b"\0\0\1\4\x21",  # of 33 bits
+        b"\3you\x01\x00\x18\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 0) + b"\0\0\1\5\0",  # of 5 octets
+        b"\3you\x01\x00\x19\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 0) + b"\0\0\1\4\1\xff",  # bits behind
+        b"\3you\x01\x00\x18\x01n" + struct.pack("!BBIQHB", 0, 0, 0, 0, 0, 0) + b"\0\0\1\4\1",  # cut
     ],
 )
 def test_authentic_but_malformed(body: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +19,6 @@ from metallb_speaker.announcer.ownership.groups import Groups
 from metallb_speaker.announcer.ownership.outbox import BATCH, Outbox
 from metallb_speaker.announcer.ownership.states import (
     CLAIM_TRIES,
-    HOLD,
     MOVE_GRACE,
     MUTE_WAIT,
     TRANSITIONS,
@@ -32,60 +30,17 @@ from metallb_speaker.announcer.ownership.states import (
 )
 from metallb_speaker.announcer.ownership.wirecheck import KEEP_FOR, WAIT
 from metallb_speaker.desired import AnnouncedAddress, Layer2Group
-
-IP = "192.0.2.1"
-#: By the rule, for IP among these: read off once, so that the tests name their nodes.
-FIRST, SECOND, THIRD = rank(["n1", "n2", "n3"], IP)
-MACS = {"n1": "02:00:00:00:00:01", "n2": "02:00:00:00:00:02", "n3": "02:00:00:00:00:03"}
-
-
-class Members:
-    """A membership that says what the test says."""
-
-    def __init__(self, me: str, **tiers: Tier) -> None:
-        self.me = me
-        self.ready = True
-        self.generation = 5
-        self.standings = {name: Standing(name, tier, macs=(MACS[name],)) for name, tier in tiers.items()}
-        self.queue: list[m.Event] = []
-        self.sent: list[tuple[str, Claim | Released | Handover]] = []
-
-    def view(self) -> Mapping[str, Standing]:
-        return self.standings
-
-    def events(self) -> list[m.Event]:
-        taken, self.queue = self.queue, []
-        return taken
-
-    def send(self, to: str, message: Claim | Released | Handover, now: float) -> None:
-        self.sent.append((to, message))
-
-    def tier(self, name: str, tier: Tier, event: m.Event) -> None:
-        self.standings[name] = Standing(name, tier, macs=(MACS[name],))
-        self.generation += 1
-        self.queue.append(event)
-
-    def take_sent(self) -> list[tuple[str, Claim | Released | Handover]]:
-        taken, self.sent = self.sent, []
-        return taken
-
-
-def group(ip: str = IP, candidates: Iterable[str] = ("n1", "n2", "n3"), **more: object) -> Layer2Group:
-    return Layer2Group(ip, (AnnouncedAddress(ip, ("d/s",)),), tuple(sorted(candidates)), **more)  # type: ignore[arg-type]
-
-
-def start(me: str, **tiers: Tier) -> tuple[Ownership, Members]:
-    everybody = {"n1": Tier.SETTLED, "n2": Tier.SETTLED, "n3": Tier.SETTLED, **tiers}
-    members, ownership = Members(me, **everybody), Ownership(me, 0.0)
-    ownership.follow(members, 0.0)  # type: ignore[arg-type]
-    ownership.replace([group()], 0.0)
-    follow(ownership, members, 0.0)
-    return ownership, members
-
-
-def follow(ownership: Ownership, members: Members, now: float) -> list[o.Event]:
-    ownership.follow(members, now)  # type: ignore[arg-type]
-    return ownership.events()
+from tests.unit.speaker.ownership.told import (
+    FIRST,
+    IP,
+    MACS,
+    SECOND,
+    THIRD,
+    Members,
+    follow,
+    group,
+    start,
+)
 
 
 def test_the_table_is_complete_and_enforced() -> None:
@@ -269,62 +224,29 @@ def test_a_successor_that_cannot_speak_is_believed_by_its_frame_or_after_half_a_
             assert lost == [o.Lost(IP, "notOwner", "timeout")]
 
 
-def test_a_newer_claim_wins_an_older_one_is_answered_by_ours() -> None:
-    owner, members = start(FIRST)
-    members.queue.append(m.Received(SECOND, Claim(4, (IP,))))
-    assert follow(owner, members, 1.0) == [o.SplitBrain(IP, SECOND, yielded=False)]
-    assert members.take_sent() == [(SECOND, Claim(5, (IP,)))]
-    members.generation = 6
-    members.queue.append(m.Received(SECOND, Claim(6, (IP,))))
-    assert follow(owner, members, 2.0) == [
-        o.SplitBrain(IP, SECOND, yielded=True),
-        o.Lost(IP, "notOwner", "claimed"),
-    ]
-    assert follow(owner, members, 2.0 + HOLD - 0.1) == [], "although our view still elects us"
-    follow(owner, members, 2.0 + HOLD)
-    assert follow(owner, members, 2.1 + HOLD + MOVE_GRACE) == [o.Acquired(IP, SECOND)]
+def test_the_owner_of_what_was_there_before_us_is_presumed_and_told() -> None:
+    """A speaker that has just become ready takes nothing from a live one without a word."""
+    members, newcomer = Members(FIRST, n1=Tier.SETTLED, n2=Tier.SETTLED, n3=Tier.SETTLED), Ownership(FIRST, 0.0)
+    members.ready = False
+    newcomer.replace([group()], 0.0)
+    follow(newcomer, members, 0.0)
+    members.ready = True
+    assert follow(newcomer, members, 1.0) == []
+    assert not newcomer.owned()
+    assert newcomer.owner(IP) == SECOND
+    assert follow(newcomer, members, 1.0 + MOVE_GRACE) == [o.Acquired(IP, SECOND)]
+    assert members.take_sent() == [(SECOND, Claim(5, (IP,)))], "so that it falls silent within a round trip"
 
 
-def test_of_two_claims_of_one_view_the_elections_order_wins() -> None:
-    for me, other, yields in ((FIRST, SECOND, False), (SECOND, FIRST, True)):
-        owner, members = start(me, **{other: Tier.NEW})
-        assert owner.owned()
-        members.standings[other] = Standing(other, Tier.SETTLED, macs=(MACS[other],))
-        members.queue.append(m.Received(other, Claim(5, (IP,))))
-        assert o.SplitBrain(IP, other, yields) in follow(owner, members, 1.0)
-        assert bool(owner.owned()) is not yields
-
-
-def test_claims_make_no_storm() -> None:
-    owner, members = start(FIRST)
-    for i in range(100):
-        members.queue.append(m.Received(SECOND, Claim(4, (IP,))))
-        follow(owner, members, 1.0 + i / 1000)
-    assert len(members.take_sent()) <= 3
-
-
-def test_a_foreign_frame_is_contradicted_by_the_rightful_owner_and_obeyed_by_the_other() -> None:
-    owner, members = start(FIRST)
-    owner.foreign_claim(IP, MACS[SECOND], 1.0)
-    owner.foreign_claim(IP, MACS[SECOND], 1.01)
-    assert owner.events() == [o.SplitBrain(IP, SECOND, yielded=False), o.Reassert(IP, SECOND)]
-    follow(owner, members, 1.02)
-    assert members.take_sent() == [(SECOND, Claim(5, (IP,)))]
-
-    # We took over from one that membership gave up; now it shows itself on the wire: it lives, and is the owner.
-    successor, members = start(SECOND)
-    members.tier(FIRST, Tier.SILENT, m.Failed(FIRST))
-    follow(successor, members, 1.0)
-    follow(successor, members, 1.1)
-    assert successor.owned()
-    successor.foreign_claim(IP, MACS[FIRST], 2.0)
-    assert successor.events() == [o.Kept(FIRST, IP, MACS[FIRST]), o.Lost(IP, "notOwner", "claimed")]
-    assert successor.owner(IP) == FIRST
-
-    # What no member sent, and what we do not own, is nobody's business here.
-    owner.foreign_claim(IP, "0a:00:00:00:00:99", 3.0)
-    owner.foreign_claim("203.0.113.1", MACS[SECOND], 3.0)
-    assert owner.events() == []
+def test_groups_of_the_first_snapshot_are_presumed_owned_and_later_ones_are_not() -> None:
+    members, newcomer = Members(FIRST, n1=Tier.SETTLED, n2=Tier.SETTLED, n3=Tier.SETTLED), Ownership(FIRST, 0.0)
+    follow(newcomer, members, 0.0)
+    newcomer.upsert(group(), 1.0)
+    assert newcomer.owner(IP) == SECOND
+    newcomer.complete(1.0)
+    mine = next(ip for ip in (f"198.51.100.{n}" for n in range(250)) if rank(["n1", "n2", "n3"], ip)[0] == FIRST)
+    newcomer.upsert(group(mine), 1.1)
+    assert set(newcomer.owned()) == {mine}, "a new Service is nobody's yet: no need to wait"
 
 
 def test_leaving_waits_for_the_successors_and_owns_nothing_afterwards() -> None:

@@ -14,17 +14,8 @@ from typing import Any
 
 from metallb_common.config import manifests
 from metallb_common.config.errors import ConfigError
+from metallb_common.config.files import ERRORS, OK, UNREADABLE, read
 from metallb_common.config.normal import normalise
-
-OK, ERRORS, UNREADABLE = 0, 1, 2
-
-
-def read(name: str) -> bytes:
-    """The bytes of a file; `-` is standard input. Raises OSError."""
-    if name == "-":
-        return sys.stdin.buffer.read()
-    with open(name, "rb") as file:
-        return file.read()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from metallb_common.config.model import Community
@@ -31,7 +32,7 @@ def parse_community(text: str) -> Community:
     parts = text.removeprefix("large:").split(":")
     limit = 0xFFFFFFFF if large else 0xFFFF
     if len(parts) != (3 if large else 2) or not all(_NUMBER.match(p) for p in parts):
-        raise ValueError(f'invalid community string "{text}"')
+        raise ValueError(f"invalid community string {json.dumps(text, ensure_ascii=False)}")
     numbers = tuple(int(p) for p in parts)
     for number in numbers:
         if number > limit:

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from metallb_common.config.check import ERRORS, OK, UNREADABLE, read
 from metallb_common.config.compose import Mapping, Node, Scalar, Sequence, compose
+from metallb_common.config.files import ERRORS, OK, UNREADABLE, read
 from metallb_common.config.parse import parse
 from metallb_common.config.scalars import STR_TAG, as_bool, as_number, is_null
 from metallb_common.net.selectors import LabelSelector, Requirement

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: Steps from the document's root: keys and list indices.
 Path = tuple[str | int, ...]
+
+
+def printable(text: str) -> str:
+    """The text with what cannot be seen escaped as in JSON: line breaks, control sequences, changes of direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,11 @@ class ConfigError:
     column: int
     reason: str
     fix: str = ""  # what to write instead, or empty
+
+    def __post_init__(self) -> None:
+        """What it quotes may be anything: it must not make a second line, or a terminal do something."""
+        for field in ("reason", "fix"):
+            object.__setattr__(self, field, printable(getattr(self, field)))
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
@@ -32,8 +45,8 @@ def format_path(path: Iterable[str | int]) -> str:
     for step in path:
         if isinstance(step, int):
             out += f"[{step}]"
-        elif not step or any(c in step for c in '.[]" \n'):
-            escaped = step.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        elif not step or any(c in step for c in '.[]" ') or not step.isprintable():
+            escaped = printable(step.replace("\\", "\\\\").replace('"', '\\"'))
             out += f'["{escaped}"]'
         else:
             out += f".{step}" if out else step

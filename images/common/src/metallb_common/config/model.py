@@ -15,6 +15,7 @@ from metallb_common.net.ranges import Address, AddressRange
 from metallb_common.net.selectors import LabelSelector
 
 Protocol = Literal["layer2", "bgp"]
+Spread = Literal["hash", "even"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -78,6 +79,7 @@ class Pool:
     service_allocation: ServiceAllocation = ServiceAllocation()
     bgp_advertisements: tuple[BgpAdvertisement, ...] = ()  # at least one when protocol is bgp
     l2_advertisements: tuple[Layer2Advertisement, ...] = ()
+    l2_spread: Spread = "hash"  # over the nodes that may announce: each address by itself, or all of them evenly
 
     def contains(self, address: Address) -> bool:
         """Whether the address lies in the pool, excluded or not. O(ranges)."""

@@ -68,6 +68,7 @@ def _pool(pool: Pool) -> Json:
         },
         "bgp_advertisements": [_bgp(a) for a in pool.bgp_advertisements],
         "l2_advertisements": [_layer2(a) for a in pool.l2_advertisements],
+        "l2_spread": pool.l2_spread,
     }
 
 

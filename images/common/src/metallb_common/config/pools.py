@@ -47,6 +47,12 @@ class PoolBuilder:
                 "cannot have l2-advertisements configuration element in a bgp address pool",
                 "remove it, or write protocol: layer2",
             )
+        if protocol == "bgp" and "l2-spread" in raw:
+            self.report.error(
+                (*path, "l2-spread"),
+                "cannot have l2-spread configuration element in a bgp address pool",
+                "remove it, or write protocol: layer2",
+            )
         addresses = merge(entry[0] for entry in raw["addresses"])
         allocation = raw.get("service-allocation")
         return Pool(
@@ -62,6 +68,7 @@ class PoolBuilder:
             else _ALL_SERVICES,
             bgp_advertisements=self._bgp(bgp, raw, path) if protocol == "bgp" else (),
             l2_advertisements=self._layer2(layer2, (*path, "l2-advertisements")) if layer2 else (),
+            l2_spread=raw.get("l2-spread", "hash"),
         )
 
     def _excluded(self, raw: Values, addresses: tuple[AddressRange, ...], path: Path) -> tuple[AddressRange, ...]:

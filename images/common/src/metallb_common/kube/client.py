@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode
 
@@ -31,6 +32,13 @@ TOKEN_PERIOD = 30.0
 MAX_LINE = 32 << 20
 #: Connections to the server: bounds what our writes may occupy of its in-flight budget.
 CONNECTIONS = 24
+#: Seconds for which a refusal is not believed while the server does not say whether it is ready.
+DOUBT = 5.0
+#: The same where it has allowed us nothing at all since: as one that knows no roles yet. What follows from a
+#: refusal may hold as long as the process does (leading without a Lease), and a start may take its time.
+LONG_DOUBT = 60.0
+#: After this many seconds without such a refusal the next one is a new case.
+FORGET = 60.0
 
 
 class Credentials(Protocol):
@@ -142,7 +150,36 @@ class Api:
     ) -> None:
         self._session, self._base, self._credentials = session, base.rstrip("/"), credentials
         self._extra = extra or {}  # per-request options: TLS server name, proxy
+        self._doubts: tuple[float, float] | None = None  # the first and the last refusal of which nothing was certain
+        self._allowed_at = float("-inf")  # when the server last did what it was asked
+        self._cut_off = False  # whether the last attempt found no server
+        self._at_return: set[Callable[[], None]] = set()
         self.requests = 0
+
+    def when_back(self, call: Callable[[], None]) -> Callable[[], None]:
+        """`call` when the server answers anybody, after one who could not reach it. Returns what ends that."""
+        self._at_return.add(call)
+        return lambda: self._at_return.discard(call)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait before asking again: `seconds`, or about one when the server answers somebody else again."""
+        back = asyncio.Event()
+        end = self.when_back(back.set)
+        try:
+            # The second: where one of several servers is down, every other request finds one that answers.
+            least = min(seconds, random.uniform(0.5, 1.0))  # noqa: S311
+            await asyncio.sleep(least)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(back.wait(), seconds - least)
+        finally:
+            end()
+
+    def _answered(self) -> None:
+        self._allowed_at = asyncio.get_running_loop().time()
+        if self._cut_off:
+            self._cut_off = False
+            for call in tuple(self._at_return):
+                call()
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> Any:
         from yarl import URL
@@ -158,12 +195,57 @@ class Api:
         query: Mapping[str, str] | None = None,
         timeout: float = 30.0,  # noqa: ASYNC109 (given to the HTTP client, which cleans up its connection)
         content_type: str = "application/json",
+        once: bool = False,
     ) -> dict[str, Any]:
-        """One request, `timeout` seconds in all. Raises ApiError; retries only an expired token."""
+        """One request, `timeout` seconds. Raises ApiError; retries only an expired token.
+
+        A 403 is raised as such when it is certain: a server that has just started knows no roles yet, and
+        refuses everybody everything. That is raised as 503. With `once` nothing is sent a second time, for who
+        must look first whether it still may: the next request has the new token, and a 403 is less certain.
+        """
+        try:
+            return await self._request(method, path, body, query, timeout, content_type, once=once)
+        except ApiError as error:
+            if not error.denied:
+                raise
+            await self._believe(error)
+            if once:
+                raise
+        return await self._request(method, path, body, query, timeout, content_type)
+
+    async def _believe(self, error: ApiError) -> None:
+        """Whether a refusal was one: returns when the server is ready, so that asking again gives the answer."""
+        now = asyncio.get_running_loop().time()
+        try:
+            await self._request("GET", "/readyz", None, None, 1.0, "", parse=False)
+            self._doubts = None
+            return
+        except ApiError as state:
+            if state.denied:  # it may be that we may not ask that, either
+                first, last = self._doubts or (now, now)
+                first = now if now - last > FORGET else first
+                self._doubts = (first, now)
+                if now - first >= (DOUBT if self._allowed_at > first else LONG_DOUBT):
+                    return
+        text = f"the server may have just started and know no roles yet: {error.message}"
+        raise ApiError(503, "NotReady", text, error.retry_after) from None
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, str] | None,
+        seconds: float,
+        content_type: str,
+        *,
+        parse: bool = True,
+        once: bool = False,
+    ) -> dict[str, Any]:
         import aiohttp
 
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        limit = aiohttp.ClientTimeout(total=timeout)
+        limit = aiohttp.ClientTimeout(total=seconds)
         for last in (False, True):
             headers = dict(self._credentials.headers(asyncio.get_running_loop().time()))
             if data is not None:
@@ -176,12 +258,15 @@ class Api:
                     raw, status = await answer.read(), answer.status
                     retry_after = answer.headers.get("Retry-After")
             except TimeoutError:
-                raise ApiError(0, "Unreachable", f"{method} {path}: no answer in {timeout:g} s") from None
+                raise ApiError(0, "Unreachable", f"{method} {path}: no answer in {seconds:g} s") from None
             except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+                self._cut_off = True
                 raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from None
-            if status == 401 and not last and await self._credentials.renew():
+            if status == 401 and not last and await self._credentials.renew() and not once:
                 continue
-            return self._judge(status, raw, retry_after)
+            decoded = self._judge(status, raw if parse or status >= 300 else b"", retry_after)
+            self._answered()  # and that it is of use: a server that starts or stops says so in an error
+            return decoded
         raise AssertionError("unreachable")
 
     @staticmethod
@@ -201,8 +286,24 @@ class Api:
     async def stream(self, path: str, query: Mapping[str, str], *, idle: float) -> AsyncIterator[bytes]:
         """Lines of a watch until the server ends it. Raises ApiError, also after `idle` silent seconds.
 
-        Close it (contextlib.aclosing) when leaving early.
+        Close it (contextlib.aclosing) when leaving early. A 403 is certain, as in `request`.
         """
+        lines = self._stream(path, query, idle)
+        try:
+            async with contextlib.aclosing(lines):
+                async for line in lines:
+                    yield line
+            return
+        except ApiError as error:
+            if not error.denied:
+                raise
+            await self._believe(error)
+        again = self._stream(path, query, idle)
+        async with contextlib.aclosing(again):
+            async for line in again:
+                yield line
+
+    async def _stream(self, path: str, query: Mapping[str, str], idle: float) -> AsyncGenerator[bytes, None]:
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=idle)
@@ -217,6 +318,7 @@ class Api:
                     if answer.status == 401:
                         await self._credentials.renew()
                     self._judge(max(answer.status, 300), raw, retry_after)
+                self._answered()
                 splitter = LineSplitter()
                 async for chunk in answer.content.iter_any():
                     for line in splitter.feed(chunk):
@@ -224,6 +326,7 @@ class Api:
         except TimeoutError:
             raise ApiError(0, "Unreachable", f"watch {path}: silent for {idle:g} s") from None
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            self._cut_off = True
             raise ApiError(0, "Unreachable", f"watch {path}: {error or type(error).__name__}") from None
 
     async def close(self) -> None:

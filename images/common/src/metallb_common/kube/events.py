@@ -62,6 +62,7 @@ class _Series:
     last: str = ""
     sent_at: float = float("-inf")
     queued: bool = False
+    busy: bool = False  # being sent right now
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class _Budget:
 @dataclass(slots=True)
 class _State:
     series: OrderedDict[tuple[ObjectRef, str, str, str], _Series] = field(default_factory=OrderedDict)
-    budgets: OrderedDict[ObjectRef, _Budget] = field(default_factory=OrderedDict)
+    budgets: OrderedDict[tuple[ObjectRef, str], _Budget] = field(default_factory=OrderedDict)
 
 
 class EventRecorder:
@@ -91,13 +92,17 @@ class EventRecorder:
         self._said_denied = False
         self.dropped = 0  # by budget, by a full queue, or refused by the server
 
-    def emit(self, ref: ObjectRef, type: str, reason: str, message: str) -> None:
-        """Queue one event; `type` is Normal or Warning. Returns at once, never raises."""
+    def emit(self, ref: ObjectRef, type: str, reason: str, message: str, *, version: str = "") -> None:
+        """Queue one event; `type` is Normal or Warning. Returns at once, never raises.
+
+        With `version` each version of the object has a budget of its own: for objects that only people edit,
+        whose every edit deserves an answer.
+        """
         now = time.monotonic()
         series = self._count(ref, type, reason, message, now)
-        if series.queued or (series.sent and now - series.sent_at < PATCH_EVERY):
+        if series.queued or series.busy or (series.sent and now - series.sent_at < PATCH_EVERY):
             return  # it will ride along with the next one
-        if not self._spend(ref, now):
+        if not self._spend(ref, now, version):
             self.dropped += 1
             return
         if len(self._queue) >= QUEUE:
@@ -115,8 +120,8 @@ class EventRecorder:
         """
         now = time.monotonic()
         series = self._count(ref, type, reason, message, now)
-        if now < self._paused_until or series.queued or not self._spend(ref, now):
-            self.dropped += not series.queued
+        if now < self._paused_until or series.queued or series.busy or not self._spend(ref, now):
+            self.dropped += not (series.queued or series.busy)
             return False
         try:
             await self._write(series, seconds)
@@ -150,12 +155,12 @@ class EventRecorder:
         series.last = stamp
         return series
 
-    def _spend(self, ref: ObjectRef, now: float) -> bool:
-        budgets = self._state.budgets
-        budget = budgets.get(ref)
+    def _spend(self, ref: ObjectRef, now: float, version: str = "") -> bool:
+        budgets, key = self._state.budgets, (ref, version)
+        budget = budgets.get(key)
         if budget is None:
-            budget = budgets[ref] = _Budget(at=now)
-        budgets.move_to_end(ref)
+            budget = budgets[key] = _Budget(at=now)
+        budgets.move_to_end(key)
         while len(budgets) > REMEMBERED:
             budgets.popitem(last=False)
         budget.tokens = min(BURST, budget.tokens + (now - budget.at) / REFILL)
@@ -226,6 +231,13 @@ class EventRecorder:
             logs.warn(op="events", error=str(error), msg="not allowed to write Events; going on without")
 
     async def _write(self, series: _Series, seconds: float = 30.0) -> None:
+        series.busy = True  # an equal one that comes meanwhile must not become an object of its own
+        try:
+            await self._post_or_patch(series, seconds)
+        finally:
+            series.busy = False
+
+    async def _post_or_patch(self, series: _Series, seconds: float) -> None:
         ref = series.ref
         namespace = ref.namespace or "default"  # as for every cluster-scoped object
         count, now = series.count, time.monotonic()

@@ -24,8 +24,14 @@ PAGE = 500
 IDLE = 80.0
 #: Seconds after which we ask the server to end a watch; spread, so that watchers do not return together.
 WATCH_SECONDS = (300, 600)
-#: A denied resource is asked for again this rarely: somebody may grant it.
-DENIED_RETRY = (20.0, 40.0)
+#: A watch that the server (or a proxy before it) ends sooner than this had no use: wait before the next.
+SHORT = 1.0
+#: Seconds between attempts, at most: nobody should be blind for long after the server is back.
+RETRY_MOST = 10.0
+#: A watch that lasted longer than this had worked, before it failed.
+WORKED = 5.0
+#: Seconds after which a denied resource is asked for again, at first and at most: somebody may grant it.
+DENIED_RETRY = (4.0, 60.0)
 
 
 class Sink(Protocol[T]):
@@ -65,13 +71,15 @@ class ListWatch(Generic[T]):
         self._selectors = {k: v for k, v in selectors.items() if v}
         self._on_denied = on_denied
         self._denied = False
+        self._denials = Backoff(*DENIED_RETRY)
         self._failing = False
         self.synced = asyncio.Event()
         self.lists = 0  # how often the whole set was listed
 
     async def run(self) -> None:
         """For ever; ends only by being cancelled, or by an error in the sink."""
-        backoff, version = Backoff(), ""
+        backoff, version = Backoff(cap=RETRY_MOST), ""
+        lost = False  # whether the last answer was that our version is too old
         while True:
             started = asyncio.get_running_loop().time()
             try:
@@ -84,18 +92,33 @@ class ListWatch(Generic[T]):
             except ApiError as refused:
                 error = refused
             else:
-                backoff.reset()
+                lost = False
+                if asyncio.get_running_loop().time() - started < SHORT:
+                    await asyncio.sleep(backoff.next())
+                else:
+                    backoff.reset()
                 continue
-            if asyncio.get_running_loop().time() - started > 30:
-                backoff.reset()  # it worked for a while: a new trouble, not the old one
+            if asyncio.get_running_loop().time() - started > WORKED:
+                backoff.reset()  # a new trouble, not the old one
+                lost = False
             if error.gone:
                 version = ""
-            await asyncio.sleep(self._trouble(error, backoff))
+                if not lost:  # it answers again, as after its restart: what was refused before is over
+                    backoff.reset()
+                lost = True
+            wait = self._trouble(error, backoff)
+            if error.reason == "NotReady":
+                await asyncio.sleep(min(wait, 1.0))  # it answers, and will be ready in a moment
+            elif error.status:
+                await asyncio.sleep(wait)
+            else:
+                await self._api.rest(wait)
 
     def _restored(self) -> None:
         if self._denied or self._failing:
             logs.info(op="watch", resource=str(self._resource), msg="reachable again")
         self._denied = self._failing = False
+        self._denials.reset()
 
     def _trouble(self, error: ApiError, backoff: Backoff) -> float:
         """Say it once, and how long to wait."""
@@ -105,7 +128,7 @@ class ListWatch(Generic[T]):
                 logs.warn(op="watch", resource=str(self._resource), error=str(error), msg="not allowed to watch")
                 if self._on_denied:
                     self._on_denied(error)
-            return random.uniform(*DENIED_RETRY)  # noqa: S311
+            return self._denials.next()
         if error.gone:
             logs.info(op="watch", resource=str(self._resource), msg="history compacted; listing anew")
         elif not self._failing:

@@ -25,6 +25,8 @@ class Stream(Protocol):
     def flush(self) -> None: ...
 
 
+#: Made once: `json.dumps` with options of its own makes an encoder for each line.
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 _threshold = LEVELS["info"]
 _stream: Stream | None = None
 _lock = threading.Lock()
@@ -49,7 +51,7 @@ def _write(level: str, fields: dict[str, Any]) -> None:
         "level": level,
         **fields,
     }
-    line = json.dumps(record, default=str, ensure_ascii=False) + "\n"
+    line = _encode(record) + "\n"
     out: Stream = _stream or sys.stdout
     with _lock:
         try:

@@ -18,6 +18,9 @@ from typing import TypeVar
 
 Labels = tuple[str, ...]
 
+#: Lines made in one slice of a page: about a quarter of a millisecond.
+LINES = 128
+
 #: Help texts of contract section 3, so that both processes say the same.
 UPDATES = ("metallb_k8s_client_updates_total", "Number of k8s object updates that have been processed.")
 UPDATE_ERRORS = (
@@ -130,7 +133,7 @@ class Registry:
         for source in self._sources:
             if isinstance(source, _Metric):
                 kind = "counter" if isinstance(source, Counter) else "gauge"
-                yield Family(source.name, source.help, kind, source.labels, dict(source.series))
+                yield Family(source.name, source.help, kind, source.labels, source.series.copy())
             else:
                 yield from source()
 
@@ -152,7 +155,7 @@ class Registry:
             lines = ["" if family.more else head]
             for values, value in family.series.items():
                 lines.append(_line(family.name, family.labels, values, value))
-                if len(lines) >= 256:
+                if len(lines) >= LINES:
                     yield "".join(lines).encode()
                     lines = []
             yield "".join(lines).encode()

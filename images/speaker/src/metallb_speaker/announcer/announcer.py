@@ -1,25 +1,29 @@
 """The announcer put together: what is desired and who is alive in, owned addresses and reports out.
 
 No socket is opened here: the edges are given, or are fakes. `settle` is the end of every turn: elect,
-hand to layer 2 what is owned, and only then let the claims go out.
+hand to layer 2 what is owned, and only then let the claims go out. What came or went by the thousand goes to layer 2
+some groups a turn, in the order in which it happened, and always as it is then.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
 
 from metallb_common.obs import logs
 from metallb_common.obs.metrics import Registry
 from metallb_speaker import stream
+from metallb_speaker.announcer.gate import Gate
 from metallb_speaker.announcer.layer2 import api as layer2_api
 from metallb_speaker.announcer.layer2.api import Layer2
 from metallb_speaker.announcer.membership import events as membership_events
 from metallb_speaker.announcer.membership.api import Endpoint, Members
 from metallb_speaker.announcer.ownership import events as ownership_events
 from metallb_speaker.announcer.ownership.api import Owner
+from metallb_speaker.announcer.reach import Reach
 from metallb_speaker.announcer.record import Record
 from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute, Layer2Group, Member
 
@@ -28,8 +32,12 @@ if TYPE_CHECKING:
 
 #: Seconds without a word from the cluster half after which it counts as hung.
 CLUSTER_SILENT = 10.0
+#: Seconds that a conflict waits before it is told: a member's MAC address may be learnt only after its first frame.
+CONFLICT_WAIT = 1.0
 #: Rounds of election and layer 2 in one turn: an answer of the wire can change an election.
 ROUNDS = 4
+#: Groups that layer 2 is told of in one turn: a quarter of a millisecond, logs and reports included.
+MOVES = 3
 
 Send = Callable[[bytes, Endpoint], None]
 
@@ -65,12 +73,18 @@ class Announcer:
         self.dirty = False  # what is desired has changed since `kept`
         self.handed_over = False
         self._leaving = False
-        self._why: dict[str, str] = {}
+        self._why: dict[str, str] = {}  # of the transaction under way
+        #: Groups that layer 2 is to be told of -> the reason, should one have gone, and those of its Services.
+        self._moves: dict[str, tuple[str, Mapping[str, str]]] = {}
+        self._gate = Gate(membership)
+        self._reach = Reach()
         self._members_changed = False
         #: BGP and BFD: made by `make_routing` when the first item of theirs comes.
         self.routing: Routing | None = None
         self.make_routing: Callable[[], Routing] | None = None
-        self._alive: tuple[str, ...] = ()
+        self._alive: tuple[bool, tuple[str, ...]] = (True, ())
+        self._conflicts: dict[tuple[str, str], tuple[float, layer2_api.Conflict]] = {}  # not told yet -> when to
+        self._told: set[tuple[str, str]] = set()  # conflicts that are among the problems: (address, interface)
 
     # --- the stream ---------------------------------------------------------------------------------
 
@@ -88,6 +102,7 @@ class Announcer:
 
     def connected(self) -> None:
         """The cluster half is there (again)."""
+        self._report(stream.MembersSeen(*self._alive))
         self.record.connected()
 
     def _change(self, change: stream.Change, now: float) -> None:
@@ -98,7 +113,7 @@ class Announcer:
                 case Layer2Group():
                     self.ownership.upsert(item, now)
                     if item.key in self.ownership.owned():  # perhaps only its Services have changed
-                        self.record.set("layer2", item.key, item.addresses, self._why, "notOwner")
+                        self._moved(item.key, "notOwner")
                 case Member():
                     self._members_changed = True
                 case BgpPeer() | BgpRoute() | BfdTimers():
@@ -117,27 +132,49 @@ class Announcer:
             self._members_changed = False
             seeds = [item for item in self.reader.items.values() if isinstance(item, Member)]
             self.membership.set(seeds, now)
+            self.ownership.members({seed.key: seed.addresses for seed in seeds}, now)
+        self.ownership.complete(now)
         self.settle(now)  # what this transaction moved is told with its own reasons
         if self.routing is not None:
             self.routing.commit(now)
-        self._why.clear()
+        self._why = {}
 
     # --- every turn -----------------------------------------------------------------------------------
 
+    def deadline(self) -> float:
+        """Whether the next turn has something left to do of this one."""
+        return -math.inf if self._moves else self._reach.deadline()
+
+    def on_deadline(self, now: float) -> None:
+        """`settle` does it, at the end of the turn."""
+
     def settle(self, now: float) -> None:
         """Bring membership, election and layer 2 into line, then send what membership has to say."""
+        if self._reach.deadline() <= now:
+            self._reach.turn(now, heard=self.membership.hears(now))
+            self.membership.set_prefixes(self._reach.told(), now)
+        moves = MOVES
         for _ in range(ROUNDS):
-            taken = self.ownership.follow(self.membership, now)
+            taken = self.ownership.follow(cast("Members", self._gate), now)
             if taken:
                 self._membership_events(taken)
             again = self._ownership_events(now)
+            if self._moves and moves and not self.layer2.behind():
+                again = True
+                moves -= self._move(moves, now)
             again |= self._layer2_events(now)
             if not again:
                 break
+        self._gate.release(self._answered, now)
         if self.routing is not None:
             self.routing.turn(now)
         for data, target in self.membership.pending():
             self._send(data, target)
+        if self._conflicts:
+            self._tell_conflicts(now)
+        if self._told:  # an address that was given up is in conflict with nobody
+            for address, interface in self._told - self.layer2.conflicts().keys():
+                self._conflict_ended(address, interface)
 
     def _membership_events(self, taken: list[membership_events.Event]) -> None:
         changed = False
@@ -170,25 +207,31 @@ class Announcer:
 
     def _members_seen(self) -> None:
         view = self.membership.view()
-        self.layer2.set_members({mac for standing in view.values() for mac in standing.macs})
+        told = {mac for standing in view.values() for mac in standing.macs}
+        self.layer2.set_members(told.union(self.ownership.neighbours()))
         alive = tuple(sorted(name for name, s in view.items() if s.tier is not membership_events.Tier.SILENT))
-        if alive != self._alive:
-            self._alive = alive
-            self._report(stream.MembersSeen("membership" not in self.problems, alive))
+        # Who is alive by the cluster's word alone is not heard: all of them, where membership is off.
+        by_word = any(s.cluster_only and s.tier is not membership_events.Tier.SILENT for s in view.values())
+        working = "membership" not in self.problems and not by_word
+        if (working, alive) != self._alive:
+            self._alive = working, alive
+            self._report(stream.MembersSeen(working, alive))
 
     def _ownership_events(self, now: float) -> bool:
-        """Act on what ownership says; True when layer 2 was touched."""
-        changed: dict[str, str] = {}  # key -> reason, should it have gone
-        renew: list[str] = []
+        """Take down what ownership says; True when the wire was asked."""
         probed = False
         for event in self.ownership.events():
             match event:
                 case ownership_events.Acquired(key=key) | ownership_events.Updated(key=key):
-                    changed[key] = "notOwner"
+                    self._moved(key, "notOwner")
                 case ownership_events.Lost(key=key, reason=reason):
-                    changed[key] = reason
+                    self._moved(key, reason)
+                case ownership_events.Recognised(node=node, macs=found):
+                    logs.debug(op="members", event="recognised", member=node, macs=found)
+                    self._members_seen()
                 case ownership_events.Reassert(key=key):
-                    renew.append(key)
+                    if key in self.ownership.owned():
+                        self.layer2.renew(self.ownership.owned()[key].addresses, now)
                 case ownership_events.Probe(address=address, wait=wait):
                     self.layer2.probe(address, now, wait)
                     probed = True
@@ -203,25 +246,37 @@ class Announcer:
                     logs.info(op="members", event="keptEnded", member=node)
                 case ownership_events.SplitBrain(key=key, node=node, yielded=yielded):
                     logs.warn(op="election", event="splitBrain", ip=key, member=node, yielded=yielded)
-        if changed or renew:
-            self._apply(changed, renew, now)
-        return bool(changed) or probed
+        return probed
 
-    def _apply(self, changed: dict[str, str], renew: list[str], now: float) -> None:
+    def _moved(self, key: str, reason: str) -> None:
+        """Layer 2 is to be told of this group, after those that it is to be told of already."""
+        _, why = self._moves.get(key, ("", self._why))
+        self._moves[key] = reason, self._why if why is self._why else ChainMap(self._why, why)  # type: ignore[arg-type]
+
+    def _move(self, most: int, now: float) -> int:
+        """Tell layer 2 of at most `most` groups, as they are now. Gives how many."""
         owned = self.ownership.owned()
-        again = {key: owned[key] for key in renew if key in owned}
-        if again:
-            # Taken out and put back, without another duplicate check: its gratuitous frames start anew.
-            self.layer2.change(dict.fromkeys(again), now)
-            self.layer2.change({key: replace(group, check=False) for key, group in again.items()}, now)
-        self.layer2.change({key: owned.get(key) for key in changed}, now)
-        for key, reason in changed.items():
-            item = self.reader.items.get(("Layer2Group", key))
-            group = item if isinstance(item, Layer2Group) else None
-            if group is not None and not group.candidates and group.reason:
-                reason = group.reason
-            addresses = group.addresses if group is not None and key in owned else ()
-            self.record.set("layer2", key, addresses, self._why, reason)
+        keys = list(itertools.islice(self._moves, most))
+        self.layer2.change({key: owned.get(key) for key in keys}, now)
+        for key in keys:
+            self._tell(key)
+        return len(keys)
+
+    def _tell(self, key: str) -> None:
+        """What has become of a group, to the record: to logs, reports and metrics."""
+        reason, why = self._moves.pop(key)
+        item = self.reader.items.get(("Layer2Group", key))
+        group = item if isinstance(item, Layer2Group) else None
+        if group is not None and not group.candidates and group.reason:
+            reason = group.reason
+        addresses = group.addresses if group is not None and key in self.ownership.owned() else ()
+        self.record.set("layer2", key, addresses, why, reason)
+
+    def _answered(self, key: str) -> bool | None:
+        """Whether layer 2 answers for a group of ours, or soon will on its own account; None: it is not ours."""
+        if key not in self.ownership.owned():
+            return None
+        return key not in self._moves and not self.layer2.behind()
 
     def _layer2_events(self, now: float) -> bool:
         """Pass on what the wire says; True when ownership may think anew."""
@@ -237,11 +292,15 @@ class Announcer:
                 case layer2_api.InterfacesChanged(interfaces=interfaces):
                     logs.info(op="interfaces", msg="interfaces in use", interfaces=interfaces)
                     self.membership.set_macs(self.layer2.own_macs(), now)
-                case layer2_api.Conflict():
-                    self._conflict(event)
+                    self._reach.set(self.layer2.prefixes(), self.layer2.dark(), now)
+                    self.membership.set_prefixes(self._reach.told(), now)
+                case layer2_api.Conflict(address=address, interface=interface, mac=mac):
+                    # Where members' MAC addresses are not known, it may be the successor that we wait for.
+                    self.ownership.foreign_claim(address, mac, now)
+                    again = True
+                    self._conflicts[address, interface] = (now + CONFLICT_WAIT, event)
                 case layer2_api.ConflictGone(address=address, interface=interface):
-                    self.problems.pop(f"conflict {address} {interface}", None)
-                    logs.info(event="addressConflictEnded", ip=address, interface=interface)
+                    self._conflict_ended(address, interface)
                 case layer2_api.Unreachable(key=key):
                     logs.warn(event="noInterface", ip=key, msg="no interface of this node matches the advertisement")
                 case layer2_api.IpvsConflict(message=message):
@@ -251,20 +310,34 @@ class Announcer:
                     logs.debug(event="announcing", ip=address, interface=interface)
         return again
 
+    def _tell_conflicts(self, now: float) -> None:
+        """Tell those that still last when their time has come."""
+        last = self.layer2.conflicts()
+        for where, (due, conflict) in list(self._conflicts.items()):
+            if where not in last:
+                del self._conflicts[where]
+            elif due <= now:
+                del self._conflicts[where]
+                self._conflict(conflict)
+
+    def _conflict_ended(self, address: str, interface: str) -> None:
+        self._conflicts.pop((address, interface), None)
+        if (address, interface) in self._told:
+            self._told.discard((address, interface))
+            self.problems.pop(f"conflict {address} {interface}", None)
+            logs.info(event="addressConflictEnded", ip=address, interface=interface)
+
     def _conflict(self, conflict: layer2_api.Conflict) -> None:
         message = (
             f"another host ({conflict.mac} on {conflict.interface}) uses {conflict.address}"
             + (": not announced there until it stops" if conflict.withheld else ": defended")
             + "; exclude-addresses keeps the pool from giving the address out"
         )
+        self._told.add((conflict.address, conflict.interface))
         self.problems[f"conflict {conflict.address} {conflict.interface}"] = message
         logs.error(event="addressConflict", ip=conflict.address, interface=conflict.interface, msg=message)
-        for item in self.reader.items.values():
-            if isinstance(item, Layer2Group):
-                for address in item.addresses:
-                    if address.ip == conflict.address:
-                        for service in address.services:
-                            self._report(stream.Warned("Service", service, "addressConflict", message))
+        for service in self.record.services_at(conflict.address):
+            self._report(stream.Warned("Service", service, "addressConflict", message))
 
     # --- the end ----------------------------------------------------------------------------------------
 
@@ -281,7 +354,7 @@ class Announcer:
     @property
     def left(self) -> bool:
         """After `leave`: addresses are handed over, and every BGP peer was told."""
-        return self.handed_over and (self.routing is None or self.routing.left)
+        return self.handed_over and not self._moves and (self.routing is None or self.routing.left)
 
     def depart(self, now: float) -> None:
         """Fall silent, and say so: the last thing before the end."""
@@ -290,6 +363,8 @@ class Announcer:
         self.membership.depart(now)
         for data, target in self.membership.pending():
             self._send(data, target)
+        for key in [key for key in self._moves if key not in self.ownership.owned()]:
+            self._tell(key)
         if self.routing is not None:
             self.routing.edge.close()
 

@@ -10,18 +10,25 @@ from metallb_common.obs import http
 from metallb_common.obs.metrics import CONFIG_LOADED, CONFIG_STALE, UPDATE_ERRORS, UPDATES, Family, Labels, Registry
 from metallb_speaker import __version__
 from metallb_speaker.announcer.announcer import Announcer
+from metallb_speaker.announcer.layer2.api import METRICS
+from metallb_speaker.announcer.lazy import Lazy
 from metallb_speaker.announcer.loop import Loop
 
 Page = tuple[int, str, Iterator[bytes]]
 
 #: Addresses that are counted in one turn of the loop.
-SLICE = 256
+SLICE = 128
+#: Characters of /status that are made in one turn, at least: about a quarter of a millisecond's work.
+PIECE = 4096
 
-_LAYER2 = {
-    "requests_received": "Number of layer2 requests received for owned IPs",
-    "responses_sent": "Number of layer2 responses sent for owned IPs in response to requests",
-    "gratuitous_sent": "Number of gratuitous layer2 packets sent for owned IPs as a result of failovers",
-}
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
+
+#: In the order of `layer2.api.METRICS`.
+_LAYER2 = (
+    "Number of layer2 requests received for owned IPs",
+    "Number of layer2 responses sent for owned IPs in response to requests",
+    "Number of gratuitous layer2 packets sent for owned IPs as a result of failovers",
+)
 
 
 class Collector:
@@ -68,10 +75,10 @@ class Collector:
     def layer2(self) -> Iterator[Family]:
         layer2 = self._announcer.layer2
         ips = layer2.owned_ips()
-        for metric, help in _LAYER2.items():
+        for at, (metric, help) in enumerate(zip(METRICS, _LAYER2, strict=True)):
             for start in range(0, len(ips) or 1, SLICE):  # thousands of addresses must not hold up a turn
                 counts = layer2.counts(ips[start : start + SLICE])
-                series: dict[Labels, float] = {(ip,): float(n) for (name, ip), n in counts.items() if name == metric}
+                series: dict[Labels, float] = {(ip,): values[at] for ip, values in counts.items()}
                 yield Family(f"metallb_layer2_{metric}", help, "counter", ("ip",), series, more=start > 0)
         yield Family(
             "metallb_layer2_frames_dropped",
@@ -166,15 +173,32 @@ def pages(
 
 def _slices(parts: Mapping[str, Callable[[], Any]]) -> Iterator[bytes]:
     """An object's members one by one, each in pieces: thousands of groups must not be encoded in one turn."""
-    encoder = json.JSONEncoder(indent=1, default=str)
-    lead = "{\n"
-    for name, make in parts.items():
-        text = f"{lead} {json.dumps(name)}: "
-        lead = ",\n"
-        for piece in encoder.iterencode(make()):
-            text += piece
-            if len(text) > 8192:
-                yield text.encode()
-                text = ""
-        yield text.encode()
-    yield b"\n}\n"
+    held = ""
+    for piece in _pieces(Lazy(parts, lambda name: _Made(parts[name]())), 0):
+        held += piece
+        if len(held) > PIECE:
+            yield held.encode()
+            held = ""
+    yield (held + "\n").encode()
+
+
+class _Made:
+    """A value that may be None."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    """JSON text: objects have a line per member down to the third level, all else is one line."""
+    if isinstance(value, _Made):
+        value = value.value
+    if not isinstance(value, Mapping) or (depth > 2 and not isinstance(value, Lazy)):
+        yield _encode(value)
+        return
+    lead = "{"
+    for name, entry in value.entries() if isinstance(value, Lazy) else value.items():
+        yield f"{lead}\n{' ' * (depth + 1)}{_encode(name)}: "
+        yield from _pieces(entry, depth + 1)
+        lead = ","
+    yield "{}" if lead == "{" else f"\n{' ' * depth}}}"

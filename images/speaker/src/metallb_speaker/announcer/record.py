@@ -24,6 +24,7 @@ class Record:
         self._node, self._gauge, self._report = node, gauge, report
         self._held: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {}
         self._counts: dict[tuple[str, str, str], int] = {}  # (service, protocol, ip) -> groups that announce it
+        self._by_ip: dict[str, tuple[str, ...]] = {}  # -> services, once per protocol
         self._unreported: dict[tuple[str, str], stream.Announced] = {}
 
     def set(
@@ -68,10 +69,17 @@ class Record:
             self._counts[key] = count
             if by > 0 and count == 1:
                 self._gauge.set(1, service, protocol, self._node, ip)
+                self._by_ip[ip] = (*self._by_ip.get(ip, ()), service)
                 return True
             return False
         del self._counts[key]
         self._gauge.remove(service, protocol, self._node, ip)
+        left = list(self._by_ip[ip])
+        left.remove(service)
+        if left:
+            self._by_ip[ip] = tuple(left)
+        else:
+            del self._by_ip[ip]
         return True
 
     def _announced(self, service: str, protocol: str, ips: tuple[str, ...], pool: str) -> None:
@@ -105,6 +113,10 @@ class Record:
         for key, report in list(self._unreported.items()):
             if self._report(report):
                 del self._unreported[key]
+
+    def services_at(self, ip: str) -> tuple[str, ...]:
+        """The Services that `ip` is announced for, sorted."""
+        return tuple(sorted(set(self._by_ip.get(ip, ()))))
 
     @property
     def services(self) -> frozenset[str]:

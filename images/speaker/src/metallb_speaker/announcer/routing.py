@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from metallb_common.obs import logs
 from metallb_common.obs.metrics import Family, Labels
 from metallb_speaker.announcer.bfd.lateness import BOUNDS
+from metallb_speaker.announcer.bgp.connection import PEER_SAID
 from metallb_speaker.announcer.bgp.fsm import State
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.record import Record
@@ -63,7 +64,7 @@ class Routing:
         self._routes: set[str] = set()
         self._peers: dict[str, BgpPeer] = {}
         self._timers: dict[str, BfdTimers] = {}
-        self._peers_changed = False
+        self._peers_changed = self._routes_changed = False
         self._warned: dict[str, str] = {}
         self._leaving = False
 
@@ -74,25 +75,28 @@ class Routing:
         for item in put:
             match item:
                 case BgpRoute():
+                    self._routes_changed = True
                     self._routes.add(item.key)
                     self.machine.put_route(item)
                     self._record.set("bgp", item.key, item.addresses, why, "notOwner")
                 case BgpPeer():
                     self._peers_changed = True
                     if item.key not in self._peers:
-                        logs.info(event="peerAdded", peer=item.key, address=item.address)
+                        logs.info(event="peerAdded", peer=item.called, address=item.address)
                     self._peers[item.key] = item
                 case BfdTimers():
                     self._peers_changed = True
                     self._timers[item.key] = item
         for kind, key in drop:
             if kind == "BgpRoute" and key in self._routes:
+                self._routes_changed = True
                 self._routes.discard(key)
                 self.machine.drop_route(key)
                 self._record.set("bgp", key, (), why, "notOwner")
-            elif kind == "BgpPeer" and self._peers.pop(key, None) is not None:
+            elif kind == "BgpPeer" and (peer := self._peers.pop(key, None)) is not None:
                 self._peers_changed = True
-                logs.info(event="peerRemoved", peer=key, reason="removedFromConfig")
+                reason = why.get(f"BgpPeer {key}", "removedFromConfig")
+                logs.info(event="peerRemoved", peer=peer.called, reason=reason)
             elif kind == "BfdTimers":
                 self._peers_changed |= self._timers.pop(key, None) is not None
 
@@ -104,6 +108,9 @@ class Routing:
             self._peers_changed = False
             self.machine.set_peers(self._peers.values(), self._timers.values(), now)
             self.edge.listen_for({p.address: p.password for p in self._peers.values() if p.listen})
+        if self._routes_changed:
+            self._routes_changed = False
+            logs.info(event="updatedAdvertisements", numAds=len(self._routes), msg="routes changed")
         self.machine.flush(now)
         self.turn(now)
 
@@ -130,10 +137,13 @@ class Routing:
         """Carry what is pending, tell what happened."""
         for event in self.machine.follow(now):
             peer = self._peers.get(event.peer)
+            name = peer.called if peer is not None else event.peer
             where = f"{peer.address}:{peer.port}" if peer is not None else event.peer
-            fields: dict[str, Any] = {"event": event.name, "peer": event.peer, "address": where}
+            fields: dict[str, Any] = {"event": event.name, "peer": name, "address": where}
             if event.reason:
                 fields["reason"] = event.reason
+            if event.reason.startswith(PEER_SAID) and self._warned.get(event.peer) != event.reason:
+                logs.warn(**{**fields, "event": "peerNotification"})
             if event.name in ("sessionUp", "bfdUp"):
                 logs.info(**fields)
                 self._warned.pop(event.peer, None)
@@ -146,13 +156,14 @@ class Routing:
                 logs.warn(**fields)
                 if not self._leaving:
                     what = "BFD" if event.name == "bfdDown" else "BGP"
-                    self._warn("bgpSessionDown", f"{what} session with {event.peer} ({where}) is down: {event.reason}")
+                    self._warn("bgpSessionDown", f"{what} session with {name} ({where}) is down: {event.reason}")
         self.edge.act(now)
 
     # --- for pages ------------------------------------------------------------------------------------
 
     def problems(self) -> list[str]:
-        out = [f"{name}: {text}" for name, text in sorted(self.edge.problems().items())]
+        called = {key: peer.called for key, peer in self._peers.items()}
+        out = [f"{called.get(where, where)}: {text}" for where, text in sorted(self.edge.problems().items())]
         for entry in self.machine.status():
             if entry["state"] != State.ESTABLISHED.value and entry["last_error"]:
                 out.append(f"BGP peer {entry['peer']} ({entry['address']}): {entry['last_error']}")

@@ -205,6 +205,7 @@ class Process:
         now = loop.clock()
         self._layer2.open(now)
         announcer.membership.set_macs(self._layer2.own_macs(), now)
+        announcer.membership.set_prefixes(self._layer2.prefixes(), now)
         if self._membership_on:
             self._open_membership(now)
         for event in self._state.load(self._reader):
@@ -214,6 +215,7 @@ class Process:
         loop.source(self._layer2)
         loop.source(announcer.membership)
         loop.source(announcer.ownership)
+        loop.source(announcer)
         if self._options.text("mode") == "both":
             from metallb_speaker.announcer.edge.child import Child
 
@@ -259,6 +261,8 @@ class Process:
             if self._udp is not None:
                 self._udp.drain()
             self._layer2.drain(now)
+            # Before any timer of layer 2: a frame of a stale owner would move neighbours' caches back to us.
+            self.announcer.settle(now)
 
     def _last(self, now: float) -> None:
         self.announcer.settle(now)

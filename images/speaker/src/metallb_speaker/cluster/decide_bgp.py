@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -50,14 +51,15 @@ def routes_of(context: Context, service: Service, verdict: Verdict) -> tuple[lis
         names = backends.nodes.intersection(context.speakers)
     if node.name not in tiers(names, context.view.nodes, mind_cordon=False).candidates:
         return [], "notOwner"
-    out = [
-        (_route(advertisement, placed), placed)
+    # By route and address: two advertisements of a pool may differ in whom they are for, and come to the same here.
+    out = {
+        (route := _route(advertisement, placed), placed.ip): (route, placed)
         for placed in verdict.bgp
         for advertisement in placed.pool.bgp_advertisements
         if any_matches(advertisement.node_selectors, node.labels)
         and any_matches(advertisement.service_selectors, service.labels)
-    ]
-    return out, "" if out else "notOwner"
+    }
+    return list(out.values()), "" if out else "notOwner"
 
 
 def _route(advertisement: BgpAdvertisement, placed: Placed) -> Route:
@@ -76,18 +78,35 @@ def make_route(route: Route, wanted: Mapping[str, Iterable[str]], pools: Mapping
     return BgpRoute(route.key, route.prefix, route.localpref, route.communities, route.peers, addresses)
 
 
-def peers(config: Config, view: ClusterView) -> tuple[list[BgpPeer], list[str]]:
-    """The sessions that this node keeps, and what is wrong with those that it cannot keep."""
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The sessions that this node keeps, and what is wrong with those that it cannot keep.
+
+    `unread` are the keys of those whose Secret nobody has answered for yet: what there is of them is to stay as it is.
+    """
+
+    peers: tuple[BgpPeer, ...] = ()
+    problems: tuple[str, ...] = ()
+    unread: frozenset[str] = frozenset()
+
+
+def sessions(config: Config, view: ClusterView) -> Sessions:
+    """What this node's sessions should be."""
     node = view.nodes.get(view.node)
     if node is None:
-        return [], []
-    out, problems = [], []
-    for peer in config.peers:
-        if not any_matches(peer.node_selectors, node.labels):
-            continue
+        return Sessions()
+    mine = [peer for peer in config.peers if any_matches(peer.node_selectors, node.labels)]
+    out: list[BgpPeer] = []
+    problems: list[str] = []
+    unread: set[str] = set()
+    for key, peer in zip(peer_keys(mine), mine, strict=True):
         password = peer.password
         if peer.password_secret:
             found = view.passwords.get((peer.password_secret, peer.password_secret_key))
+            if found is None and peer.password_secret not in view.answered_secrets:
+                unread.add(key)
+                problems.append(f"peer {peer.name}: the Secret {peer.password_secret!r} has not been read yet")
+                continue
             if found is None:
                 problems.append(
                     f"peer {peer.name}: no key {peer.password_secret_key!r} in Secret {peer.password_secret!r}; "
@@ -95,13 +114,37 @@ def peers(config: Config, view: ClusterView) -> tuple[list[BgpPeer], list[str]]:
                 )
                 continue
             password = found
-        out.append(_peer(peer, password))
-    return out, problems
+        out.append(_peer(key, peer, password))
+    return Sessions(tuple(out), tuple(problems), frozenset(unread))
 
 
-def _peer(peer: Peer, password: str) -> BgpPeer:
+def peer_keys(peers: Iterable[Peer]) -> list[str]:
+    """A key for each of a node's peers, that a new name does not change: that is no reason to end a session.
+
+    Nor is a peer of other nodes, though it be at the same address: so they are not to be among these.
+    """
+    seen: Counter[str] = Counter()
+    keys = []
+    for peer in peers:
+        where = _where(peer)
+        seen[where] += 1
+        keys.append(where if seen[where] == 1 else f"{where} #{seen[where]}")
+    return keys
+
+
+def _where(peer: Peer) -> str:
+    return f"{peer.peer_address} {peer.peer_port}"
+
+
+def is_named(key: str, config: Config) -> bool:
+    """Whether a peer of the configuration, of whichever node, is where this key's is."""
+    return key.partition(" #")[0] in map(_where, config.peers)
+
+
+def _peer(key: str, peer: Peer, password: str) -> BgpPeer:
     return BgpPeer(
-        key=peer.name,
+        key=key,
+        name=peer.name,
         my_asn=peer.my_asn,
         peer_asn=peer.peer_asn,
         address=str(peer.peer_address),

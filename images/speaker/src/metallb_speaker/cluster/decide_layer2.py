@@ -49,9 +49,11 @@ def make_group(members: Mapping[str, Verdict]) -> Layer2Group | None:
         addresses=addresses,
         candidates=nodes.candidates,
         fallback=nodes.fallback,
+        last=nodes.last,
         preferred=next((v.preferred for v in active.values() if v.preferred), ""),
         interfaces=_union([v.interfaces for v in chosen.values()]),
         exclude_interfaces=_intersection([v.exclude_interfaces for v in chosen.values()]),
+        spread=next((v.universe for v in active.values() if v.universe), ()),
         reason="" if nodes.candidates else next((v.reason for v in chosen.values() if v.reason), "notOwner"),
     )
 
@@ -64,12 +66,14 @@ def _common(all_tiers: list[Tiers]) -> Tiers:
     if all(t == first for t in all_tiers):
         return first
     candidates = set(first.candidates).intersection(*(t.candidates for t in all_tiers))
-    allowed = set(first.candidates + first.fallback).intersection(*(t.candidates + t.fallback for t in all_tiers))
+    everybody = [t.candidates + t.fallback + t.last for t in all_tiers]
+    allowed = set(everybody[0]).intersection(*everybody)
     if not allowed:
         return first
-    if not candidates:
-        return Tiers(tuple(sorted(allowed)))
-    return Tiers(tuple(sorted(candidates)), tuple(sorted(allowed - candidates)))
+    last = allowed.intersection(name for t in all_tiers for name in t.last)
+    levels = [tuple(sorted(level)) for level in (candidates, allowed - candidates - last, last) if level]
+    first_level, second, third = (*levels, (), ())[:3]
+    return Tiers(first_level, second, third)
 
 
 def _union(globs: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ result always equals deciding everything at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from metallb_common.obs import logs
 from metallb_speaker.cluster import decide_bgp, decide_layer2
 from metallb_speaker.cluster.decide_bgp import Route
 from metallb_speaker.cluster.members import members
@@ -31,8 +32,10 @@ class Engine:
         self._routes: dict[str, list[tuple[Route, str]]] = {}  # Service -> its routes, with the address
         self._wanted: dict[Route, dict[str, set[str]]] = {}
         self._pools: dict[str, str] = {}
+        self._labels: Mapping[str, str] | None = None  # of this node
         self.reasons: dict[str, str] = {}  # Service -> why it is not announced (layer 2 or BGP)
         self.problems: tuple[str, ...] = ()
+        self.unread: frozenset[str] = frozenset()  # BGP peers whose password is not known yet
         self.decided = 0  # Services judged, for tests and benchmarks
 
     def settle(self) -> bool:
@@ -54,16 +57,29 @@ class Engine:
         config = self._view.config
         problems: list[str] = []
         if config is not None:
-            peers, problems = decide_bgp.peers(config, self._view)
-            put += peers
+            sessions = decide_bgp.sessions(config, self._view)
+            put += sessions.peers
+            problems += sessions.problems
             put += decide_bgp.bfd_timers(config)
+            self.unread = sessions.unread
         if self._view.nodes and self._view.node not in self._view.nodes:
             problems.append(f"node {self._view.node!r} does not exist: is --node-name right?")
         self.problems = tuple(problems)
-        wanted = {(type(item).__name__, item.key) for item in put}
+        wanted = {(type(item).__name__, item.key) for item in put} | {("BgpPeer", key) for key in self.unread}
         kinds = ("Member",) if config is None else ("Member", "BgpPeer", "BfdTimers")
         gone = [key for key in self._writer.items if key[0] in kinds and key not in wanted]
-        self._writer.change(put, gone)
+        self._writer.change(put, gone, {f"BgpPeer {key}": self._gone(key) for kind, key in gone if kind == "BgpPeer"})
+        node = self._view.nodes.get(self._view.node)
+        if node is not None and node.labels != self._labels:
+            if self._labels is not None:
+                logs.info(event="nodeLabelsChanged", node=node.name, msg="the labels of this node have changed")
+            self._labels = node.labels
+
+    def _gone(self, key: str) -> str:
+        """Why this node keeps no session with a peer any more."""
+        config = self._view.config
+        named = config is not None and decide_bgp.is_named(key, config)
+        return "filteredByNodeSelector" if named else "removedFromConfig"
 
     def _services(self, keys: Iterable[str]) -> None:
         context = self._context

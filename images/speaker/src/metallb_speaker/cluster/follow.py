@@ -3,10 +3,13 @@
 With an accepted configuration the controller has judged it already: it is taken as it is. Without (the
 original's RBAC and chart), a configuration that no longer covers an announced address is refused, and
 tried again when Services change. A ConfigMap that is missing or wrong never displaces what is in use.
+Where an accepted configuration is to be had and is not there, because the controller may not write it or
+does not run, the user's own is followed: better than to announce nothing.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 from metallb_common.config.model import Config
@@ -18,13 +21,28 @@ from metallb_speaker.cluster.view import Changes, ClusterView
 
 #: A ConfigMap's data -> the configuration, errors, warnings.
 Parser = Callable[[Mapping[str, str]], Parsed]
+#: Seconds without an accepted configuration, and without any in use, after which the user's own is followed.
+PATIENCE = 2.0
 
 
 class ConfigFollower:
-    """A watch's sink for the one ConfigMap; keeps `ClusterView.config`."""
+    """A watch's sink for the one ConfigMap; keeps `ClusterView.config`. If `accepted`, `own` is that for the user's."""
 
-    def __init__(self, view: ClusterView, changes: Changes, parse: Parser, *, accepted: bool) -> None:
+    def __init__(
+        self,
+        view: ClusterView,
+        changes: Changes,
+        parse: Parser,
+        *,
+        accepted: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._view, self._changes, self._parse, self._accepted = view, changes, parse, accepted
+        self._clock = clock
+        self.own = OwnConfig(self)
+        self._own_data: Mapping[str, str] | None = None
+        self._by_own = False  # the configuration in use is the user's, for want of an accepted one
+        self._absent_since: float | None = None
         self._data: Mapping[str, str] | None = None  # of the configuration in use
         self._refused: tuple[Mapping[str, str], Config] | None = None  # that Services stand against
         self.refusals = 0
@@ -39,18 +57,41 @@ class ConfigFollower:
             self._missing()
 
     def upsert(self, obj: Json) -> None:
+        self._absent_since, self._by_own = None, False
         self._offer(dict(obj.get("data") or {}))
 
     def delete(self, obj: Json) -> None:
         self._missing()
 
     def retry(self) -> None:
-        """Services have changed: what was refused may be fine by now."""
+        """Services have changed, or time has passed: what was refused may be fine by now."""
         if self._refused is not None:
             data, config = self._refused
             self._take(data, config, quiet=True)
+        if self.due() and self._own_data is not None:
+            logs.warn(event="noAcceptedConfig", msg="no accepted configuration: following the user's ConfigMap")
+            self._by_own = True
+            self._offer(self._own_data)
+
+    def due(self) -> bool:
+        """Whether nothing is accepted for so long that `retry` takes the user's own."""
+        since = self._absent_since
+        wanted = self._accepted and not self._by_own and self._view.config is None and self._own_data is not None
+        return wanted and since is not None and self._clock() - since >= PATIENCE
+
+    def offer_own(self, data: Mapping[str, str] | None) -> None:
+        """The user's ConfigMap as it is now; None: it is not there."""
+        self._own_data = data
+        if self._by_own and data is not None:
+            self._offer(data)
+        elif self._by_own:
+            self._fail("noConfig", "the ConfigMap does not exist")
 
     def _missing(self) -> None:
+        if self._absent_since is None:
+            self._absent_since = self._clock()
+        if self._by_own:
+            return
         self._refused = None
         self._fail("noConfig", "the ConfigMap does not exist" + ("" if self._view.config else "; waiting for it"))
 
@@ -69,7 +110,8 @@ class ConfigFollower:
         self._take(data, parsed.config)
 
     def _take(self, data: Mapping[str, str], config: Config, *, quiet: bool = False) -> None:
-        orphan = "" if self._accepted or self._view.config is None else self._orphan(self._view.config, config)
+        judged = self._accepted and not self._by_own
+        orphan = "" if judged or self._view.config is None else self._orphan(self._view.config, config)
         if orphan:
             self._refused = (data, config)
             message = f"new config not compatible with assigned IPs: {orphan}"
@@ -102,3 +144,19 @@ class ConfigFollower:
             kept = "; keeping the last good one" if self._view.config else ""
             logs.warn(event=event, op="config", error=problem, msg=f"configuration not usable{kept}")
         self.problem = problem
+
+
+class OwnConfig:
+    """A watch's sink for the user's ConfigMap beside the accepted one."""
+
+    def __init__(self, follower: ConfigFollower) -> None:
+        self._follower = follower
+
+    def replace(self, objects: list[Json]) -> None:
+        self._follower.offer_own(dict(objects[0].get("data") or {}) if objects else None)
+
+    def upsert(self, obj: Json) -> None:
+        self._follower.offer_own(dict(obj.get("data") or {}))
+
+    def delete(self, obj: Json) -> None:
+        self._follower.offer_own(None)

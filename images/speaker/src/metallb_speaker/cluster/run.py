@@ -21,6 +21,7 @@ from metallb_common.obs import logs, metrics
 from metallb_speaker import stream
 from metallb_speaker.cluster.engine import Engine
 from metallb_speaker.cluster.follow import ConfigFollower
+from metallb_speaker.cluster.leases import LeaseFollower
 from metallb_speaker.cluster.link import Link
 from metallb_speaker.cluster.memberkey import share
 from metallb_speaker.cluster.pods import PodFollower
@@ -37,10 +38,13 @@ from metallb_speaker.cluster.view import (
     read_slice,
 )
 from metallb_speaker.cluster.watchdog import Watchdog
+from metallb_speaker.desired import KINDS
 
 COMPONENT = "metallb-speaker"
 #: Seconds between two looks at whether every list is here, at the start.
 SYNC_LOOK = 0.05
+#: Seconds between two looks at nodes that have just come back.
+STEADY_LOOK = 1.0
 
 
 def _whole(obj: Json) -> Json:
@@ -63,6 +67,7 @@ class Cluster:
         self._config = ConfigFollower(self._view, self._changes, from_config_map, accepted=bool(accepted))
         self._passwords = PasswordReader(api, namespace, self._view, self._changes)
         self._pods = PodFollower(api, namespace, options.text("ml-labels"), PodSink(self._view, self._changes))
+        self._leases = LeaseFollower(api, self._view, self._changes)
         slices = SliceSink(self._view, self._changes)
         self._slices = ListWatch(api, ENDPOINT_SLICES, read_slice, slices, on_denied=self._no_slices)
         self._endpoints = ListWatch(api, ENDPOINTS, read_endpoints, slices)
@@ -79,6 +84,15 @@ class Cluster:
                 field_selector=f"metadata.name={accepted or options.text('config')}",
             ),
         }
+        if accepted:
+            self._watches["own configuration"] = ListWatch(
+                api,
+                CONFIG_MAPS,
+                _whole,
+                self._config.own,
+                namespace=namespace,
+                field_selector=f"metadata.name={options.text('config')}",
+            )
         secret, folder = options.text("ml-secret-name"), os.path.dirname(options.text("socket"))
         # Without a name there is nothing to hand over; as a child, the announcer has the key from its own environment.
         self._share = share(api, namespace, secret, folder) if secret and isinstance(where, str) else None
@@ -96,8 +110,19 @@ class Cluster:
             "passwords": self._passwords.run(),
             "syncing": self._wait_for_lists(),
             "watchdog": Watchdog().run(),
+            "leases": self._leases.run(),
+            "steadiness": self._run_steadiness(),
             **({"key": self._share} if self._share is not None else {}),
         }
+
+    async def _run_steadiness(self) -> None:
+        """Look whether the time of a node that has just come back is over, or that for an accepted configuration."""
+        while True:
+            await asyncio.sleep(STEADY_LOOK)
+            if self._view.steady.expire():
+                self._changes.all()
+            elif self._config.due():
+                self._changed()
 
     async def _wait_for_lists(self) -> None:
         """Tell the link at once when the last list is here, also if nothing is in it."""
@@ -151,11 +176,14 @@ class Cluster:
             self._changes.all()
         self._config.retry()
         loaded = self._view.config
-        if self._engine.settle() and loaded is not None and self._writer.kinds is not None:
-            # The first configuration: from now on a snapshot speaks of everything.
-            self._writer.kinds = None
-            self._writer.again()
         self._passwords.follow(loaded)
+        if self._engine.settle() and loaded is not None:
+            # From the first configuration on a snapshot speaks of everything; of peers when their passwords are known:
+            # the announcer keeps the sessions that it has until then.
+            kinds = _BUT_PEERS if self._engine.unread else None
+            before, self._writer.kinds = self._writer.kinds, kinds
+            if before is not None and before != kinds:
+                self._writer.again()
         return True
 
     def _state(self) -> stream.State:
@@ -182,6 +210,7 @@ class Cluster:
                 # As the kubelet does: a Node's events carry its name as uid.
                 self._events.emit(ObjectRef("Node", name, uid=name), "Warning", reason, message)
             case stream.MembersSeen(working=working, alive=alive):
+                self._leases.need(not working)
                 logs.debug(op="members", working=working, alive=alive)
 
     def _event(self, key: str, kind: str, reason: str, message: str) -> None:
@@ -191,6 +220,7 @@ class Cluster:
             self._events.emit(ref, kind, reason, message)
 
 
+_BUT_PEERS = tuple(name for name in KINDS if name != "BgpPeer")
 _MEMORY = ("metallb_speaker_cluster_resident_memory_bytes", "Resident memory size of the speaker's cluster half.")
 
 
@@ -213,6 +243,7 @@ async def main(options: app.Options, stop: app.Stop, where: str | socket.socket)
             if stop.asked:
                 return 0
             await asyncio.sleep(backoff.next())
+    app.tune_gc()
     try:
         return await app.until_stopped(stop, Cluster(api, options, where).tasks())
     finally:

@@ -40,6 +40,7 @@ class Verdict:
     preferred: str = ""
     interfaces: tuple[str, ...] = ()
     exclude_interfaces: tuple[str, ...] = ()
+    universe: tuple[str, ...] = ()  # all nodes that its pool is spread evenly over; empty: it is not
 
 
 @dataclass(slots=True)
@@ -50,12 +51,15 @@ class Context:
     view: ClusterView
     pools: PoolIndex = field(init=False)
     speakers: list[str] = field(init=False)
+    lingering: list[str] = field(init=False)  # the speakers, and those that ran until just now
     memo: dict[tuple[Layer2Advertisement | None, ...], frozenset[str]] = field(default_factory=dict)
-    spread: dict[frozenset[str], Tiers] = field(default_factory=dict)
+    universes: dict[tuple[Layer2Advertisement | None, ...], frozenset[str]] = field(default_factory=dict)
+    tiers: dict[tuple[frozenset[str], bool], Tiers] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pools = PoolIndex(self.config)
         self.speakers = speaker_nodes(self.view)
+        self.lingering = speaker_nodes(self.view, lingering=True)
 
 
 def place(context: Context, service: Service) -> tuple[list[Placed], str]:
@@ -91,16 +95,19 @@ def judge(context: Context, service: Service) -> Verdict:
     if not layer2:
         return Verdict(bgp=bgp, reason=reason)
     advertisements = [_matching(p.pool, service) for p in layer2]
-    nodes = _nodes(context, advertisements)
+    nodes = _nodes(context, advertisements, context.speakers, context.memo)
+    universe: tuple[str, ...] = ()
+    if any(p.pool.l2_spread == "even" for p in layer2):
+        universe = tuple(sorted(_nodes(context, advertisements, context.lingering, context.universes)))
     if local:
         nodes &= backends.nodes
     found = NOBODY
     if not reason:
-        found = tiers(nodes, context.view.nodes, mind_cordon=False) if local else _spread(context, nodes)
+        found = _tiers(context, nodes, mind_cordon=not local)
         if not found.candidates:
             reason = "noLocalEndpoints" if local else "notOwner"
     interfaces, excluded = _interfaces(context, [a for found in advertisements for a in found])
-    return Verdict(layer2, bgp, reason, found, _preferred(service), interfaces, excluded)
+    return Verdict(layer2, bgp, reason, found, _preferred(service), interfaces, excluded, universe)
 
 
 def _preferred(service: Service) -> str:
@@ -118,26 +125,33 @@ def _matching(pool: Pool, service: Service) -> list[Layer2Advertisement | None]:
     return [a for a in pool.l2_advertisements if any_matches(a.service_selectors, service.labels)]
 
 
-def _nodes(context: Context, advertisements: list[list[Layer2Advertisement | None]]) -> frozenset[str]:
-    """Nodes that may announce all of the addresses, by the hard rules."""
+def _nodes(
+    context: Context,
+    advertisements: list[list[Layer2Advertisement | None]],
+    names: list[str],
+    memo: dict[tuple[Layer2Advertisement | None, ...], frozenset[str]],
+) -> frozenset[str]:
+    """Those of `names` that may announce all of the addresses, by the hard rules."""
     out: frozenset[str] | None = None
     for found in advertisements:
         key = tuple(found)
-        nodes = context.memo.get(key)
+        nodes = memo.get(key)
         if nodes is None:
-            nodes = context.memo[key] = frozenset(
+            nodes = memo[key] = frozenset(
                 name
-                for name in context.speakers
+                for name in names
                 if any(a is None or any_matches(a.node_selectors, context.view.nodes[name].labels) for a in found)
             )
         out = nodes if out is None else out & nodes
     return out or frozenset()
 
 
-def _spread(context: Context, nodes: frozenset[str]) -> Tiers:
-    found = context.spread.get(nodes)
+def _tiers(context: Context, nodes: frozenset[str], *, mind_cordon: bool) -> Tiers:
+    found = context.tiers.get((nodes, mind_cordon))
     if found is None:
-        found = context.spread[nodes] = tiers(nodes, context.view.nodes, mind_cordon=True)
+        view = context.view
+        found = tiers(nodes, view.nodes, mind_cordon=mind_cordon, returning=view.steady.returning)
+        context.tiers[nodes, mind_cordon] = found
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from metallb_common.config.model import Config
 from metallb_common.kube.views import EndpointSlice, Json, Node, Service
+from metallb_speaker.cluster.steady import Steadiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +142,11 @@ class ClusterView:
     nodes: dict[str, Node] = field(default_factory=dict)
     speakers: dict[str, SpeakerPod] | None = field(default_factory=dict)  # by node
     passwords: dict[tuple[str, str], str] = field(default_factory=dict)  # (Secret, key) -> value
+    answered_secrets: frozenset[str] = frozenset()  # names of which the API server has said what they hold, or not
     ignore_exclude_label: bool = True
     slices: dict[str, dict[str, SliceNodes]] = field(default_factory=dict)  # service -> slice name -> nodes
+    steady: Steadiness = field(default_factory=Steadiness)
+    stale: frozenset[str] = frozenset()  # nodes that do not renew their Lease, while that is looked at
 
     def backends(self, service: str) -> Backends:
         slices = self.slices.get(service)
@@ -258,12 +262,15 @@ class NodeSink:
     def replace(self, objects: list[Node]) -> None:
         found = {node.name: node for node in objects}
         if found != self._view.nodes:
+            self._view.steady.nodes(self._view.nodes, found)
             self._view.nodes = found
             self._changes.all()
 
     def upsert(self, obj: Node) -> None:
         if self._view.nodes.get(obj.name) != obj:
-            self._view.nodes[obj.name] = obj
+            changed = {**self._view.nodes, obj.name: obj}
+            self._view.steady.nodes(self._view.nodes, changed)
+            self._view.nodes = changed
             self._changes.all()
 
     def delete(self, obj: Node) -> None:
@@ -301,6 +308,7 @@ class PodSink:
             if pod.node:
                 found[pod.node] = pod
         if found != self._view.speakers:
+            self._view.steady.speakers(self._view.speakers or (), found)
             self._view.speakers = found
             self._changes.all()
 

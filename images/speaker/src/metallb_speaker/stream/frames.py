@@ -9,6 +9,8 @@ from typing import Any
 #: An item is below 1 KiB, a list of 5,000 node names below 400 KiB; beyond this the peer is broken.
 MAX_FRAME = 1 << 20
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `json.dumps` would make one for each
+
 
 class StreamError(ValueError):
     """Bytes that are no stream of ours, or of another version: the connection is to be closed."""
@@ -16,7 +18,7 @@ class StreamError(ValueError):
 
 def frame(message: Mapping[str, Any]) -> bytes:
     """One message as bytes. Raises StreamError when it is too large."""
-    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    body = _encode(message).encode("utf-8", "surrogatepass")
     if len(body) > MAX_FRAME:
         raise StreamError(f"a frame of {len(body)} bytes")
     return len(body).to_bytes(4, "big") + body

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metallb_speaker.desired import Item
 from metallb_speaker.stream import codec
 from metallb_speaker.stream.frames import FrameReader, StreamError, number, texts
 from metallb_speaker.stream.messages import Change, Complete, Event, Key, read_hello, read_state
-from metallb_speaker.stream.writer import KEYS_PER_FRAME, MAX_NAMES
+from metallb_speaker.stream.writer import ITEMS_PER_FRAME, MAX_NAMES
+
+#: Keys looked at, at the end of a snapshot, for one event.
+LOOKED_AT = 1000
 
 
 class DesiredReader:
@@ -22,6 +25,7 @@ class DesiredReader:
     def __init__(self) -> None:
         self.items: dict[Key, Item] = {}
         self._ready: deque[Event] = deque()  # outlives a connection: what it says has been applied
+        self._ending: Iterator[Event] = iter(())  # of a snapshot: does not, since the next one looks again
         self.connected()
 
     def connected(self) -> None:
@@ -35,6 +39,7 @@ class DesiredReader:
         self._kinds: tuple[str, ...] | None = None  # that the snapshot speaks of
         self._why: Mapping[str, str] = {}
         self._asks = False
+        self._ending = iter(())
         self.version = 0
 
     def asks(self) -> bool:
@@ -49,6 +54,8 @@ class DesiredReader:
         """The next event; None when more bytes are needed. Decodes about ITEMS_PER_FRAME items. Raises StreamError."""
         if self._ready:
             return self._ready.popleft()
+        if (event := next(self._ending, None)) is not None:
+            return event
         while (message := self._frames.next()) is not None:
             kind = message["t"]
             if kind != "hello" and not self._greeted:
@@ -117,7 +124,7 @@ class DesiredReader:
             if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str or type(entry[1]) is not dict:
                 raise StreamError("not an item")
             kind, value = entry
-            for name in ("candidates", "fallback"):
+            for name in ("candidates", "fallback", "last"):
                 if type(value.get(name)) is int:
                     if value[name] not in self._names:
                         raise StreamError("a list of names that was not sent")
@@ -134,7 +141,7 @@ class DesiredReader:
                 put.append(item)
         return Change(put=tuple(put), why=self._why) if put else None
 
-    def _drop(self, message: Mapping[str, Any]) -> Change | None:
+    def _drop(self, message: Mapping[str, Any]) -> Event | None:
         if self._open is None:
             raise StreamError("keys outside a transaction")
         keys = message.get("keys")
@@ -146,7 +153,9 @@ class DesiredReader:
                 raise StreamError("not a key")
             if self.items.pop((key[0], key[1]), None) is not None:
                 gone.append((key[0], key[1]))
-        return Change(drop=tuple(gone), why=self._why) if gone else None
+        for start in range(0, len(gone), ITEMS_PER_FRAME):  # a withdrawal is as much work as an announcement
+            self._ready.append(Change(drop=tuple(gone[start : start + ITEMS_PER_FRAME]), why=self._why))
+        return self._ready.popleft() if gone else None
 
     def _end(self, message: Mapping[str, Any]) -> Event | None:
         version = number(message, "version")
@@ -156,14 +165,24 @@ class DesiredReader:
         if self._ignoring:
             self._ignoring = False
             return None
-        if self._seen is not None:
-            kinds = self._kinds
-            gone = [key for key in self.items if key not in self._seen and (kinds is None or key[0] in kinds)]
-            for key in gone:
-                del self.items[key]
-            for start in range(0, len(gone), KEYS_PER_FRAME):
-                self._ready.append(Change(drop=tuple(gone[start : start + KEYS_PER_FRAME]), why=self._why))
-        self._ready.append(Complete(version, self._seen is not None))
+        if self._seen is None:
+            self.version = version
+            return Complete(version, snapshot=False)
+        self._ending = self._finish(version, self._seen, self._kinds)
         self._seen = None
+        return next(self._ending)
+
+    def _finish(self, version: int, seen: set[Key], kinds: tuple[str, ...] | None) -> Iterator[Event]:
+        """Drop what a snapshot did not name, some at a time; the version is held when that is done."""
+        gone: list[Key] = []
+        for at, key in enumerate(list(self.items), 1):
+            if key not in seen and (kinds is None or key[0] in kinds):
+                del self.items[key]
+                gone.append(key)
+            if len(gone) == ITEMS_PER_FRAME or at % LOOKED_AT == 0:
+                yield Change(drop=tuple(gone), why=self._why)
+                gone = []
+        if gone:
+            yield Change(drop=tuple(gone), why=self._why)
         self.version = version
-        return self._ready.popleft()
+        yield Complete(version, snapshot=True)

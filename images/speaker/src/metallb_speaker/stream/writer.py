@@ -75,7 +75,7 @@ class DesiredWriter:
             entries = []
             for key, item in put[start : start + ITEMS_PER_FRAME]:
                 value = codec.encode(item)
-                for name in ("candidates", "fallback"):
+                for name in ("candidates", "fallback", "last"):
                     if len(value.get(name, ())) > 1:
                         names = value[name]
                         if names not in self._names:

@@ -16,6 +16,8 @@ from .wire import Diagnostic, Packet, State
 
 #: While not Up, no faster than once a second (RFC 5880 section 6.8.3).
 SLOW = 1.0
+#: AdminDown packets at the end of a session.
+FAREWELLS = 3
 _MICRO = 1_000_000
 
 
@@ -96,7 +98,10 @@ class Session:
         self._remote_min_tx = 0.0
         self._remote_multiplier = 0
         self._tx_interval = SLOW  # what we use; may lag what we ask for until a Poll is answered
+        self._required_rx = profile.receive_interval  # bfd.RequiredMinRxInterval, as we say it
+        self._detect_rx = profile.receive_interval  # as the peer is known to have heard it
         self._polling = False
+        self._poll_again = False  # something changed while a Poll was under way
         self._last_heard: float | None = None
         self._tx_at = float("inf") if profile.passive_mode else now
         self._out: list[bytes] = []
@@ -114,7 +119,7 @@ class Session:
 
     def detection_time(self) -> float:
         """Seconds of silence after which the peer is down (RFC 5880 section 6.8.4)."""
-        return self._remote_multiplier * max(self.profile.receive_interval, self._remote_min_tx)
+        return self._remote_multiplier * max(self._detect_rx, self._remote_min_tx)
 
     def _packet(self, *, final: bool = False) -> bytes:
         self.packets_out += 1
@@ -125,7 +130,7 @@ class Session:
             my_discriminator=self.discriminator,
             your_discriminator=self._remote_discriminator,
             desired_min_tx=round(self._wanted_tx() * _MICRO),
-            required_min_rx=round(self.profile.receive_interval * _MICRO),
+            required_min_rx=round(self._required_rx * _MICRO),
             required_min_echo_rx=round(self.profile.echo_interval * _MICRO) if self._loops_echo() else 0,
             poll=self._polling and not final,
             final=final,
@@ -143,20 +148,36 @@ class Session:
         if looped_here != self.echo.looped_here:
             said = self._loops_echo()
             self.echo.looped_here = looped_here
-            if said != self._loops_echo() and self.state is State.UP:
-                self._polling = True
-                self._tx_at = min(self._tx_at, now)
+            if said != self._loops_echo():
+                self._poll(now)
         self._follow_echo(now)
 
     def _follow_echo(self, now: float) -> None:
-        """Echo runs while Up, wished for, possible, and looped by the peer (RFC 5880 section 6.8.9).
-
-        Control packets keep their rate meanwhile (section 6.8.3 would have them slow down, but does not demand
-        it): a peer whose forwarding plane loops echoes while its control plane is dead is then seen as fast.
-        """
+        """Echo runs while Up, wished for, possible, and looped by the peer (RFC 5880 section 6.8.9)."""
         wanted = self.state is State.UP and self.profile.echo_mode and self._remote_min_echo > 0
         interval = max(self.profile.echo_interval, self._remote_min_echo / _MICRO)
         self.echo.run(interval if wanted else None, self.profile.detect_multiplier, now)
+        self._follow_rx(now)
+
+    def _follow_rx(self, now: float) -> None:
+        """How often we want to hear of the peer: rarely while echo packets watch the path (RFC 5880 section 6.8.3).
+
+        A shorter interval holds for detection only when the peer has heard of it: until then it sends as before.
+        """
+        wanted = max(SLOW, self.profile.receive_interval) if self.echo.active else self.profile.receive_interval
+        if wanted == self._required_rx:
+            return
+        self._required_rx = wanted
+        if self.state is not State.UP or wanted > self._detect_rx:
+            self._detect_rx = wanted
+        self._poll(now)
+
+    def _poll(self, now: float) -> None:
+        """While Up, tell the peer by a Poll sequence what has changed (RFC 5880 section 6.5)."""
+        if self.state is State.UP:
+            self._poll_again = self._polling
+            self._polling = True
+            self._send_soon(now)
 
     def receive(self, packet: Packet, now: float) -> None:
         """A packet that was decoded, checked for TTL, and found to be this session's."""
@@ -171,9 +192,12 @@ class Session:
             self._remote_min_rx = packet.required_min_rx
             self._reschedule(now)
         if packet.final and self._polling:
-            self._polling = False
-            self._tx_interval = self._wanted_tx()
-            self._reschedule(now)
+            # A Final may answer a Poll from before the last change: then the next one counts.
+            self._polling, self._poll_again = self._poll_again, False
+            if not self._polling:
+                self._tx_interval = self._wanted_tx()
+                self._detect_rx = self._required_rx
+                self._reschedule(now)
         self._last_heard = now
         self._remote_min_echo = packet.required_min_echo_rx
         self._step(packet.state, now)
@@ -195,7 +219,7 @@ class Session:
             if target is State.DOWN:
                 self.diagnostic = Diagnostic.NEIGHBOR_DOWN
             self.state = target
-            self._tx_at = min(self._tx_at, now)  # tell the peer at once: a session is up in three packets
+            self._send_soon(now)  # a session is up in three packets
 
     def _rise(self, now: float) -> None:
         self.state, self.diagnostic = State.UP, Diagnostic.NONE
@@ -205,15 +229,16 @@ class Session:
         # decrease of our own interval may be used at once.
         self._polling = True
         self._tx_interval = self._wanted_tx()
-        self._tx_at = min(self._tx_at, now)
+        self._send_soon(now)
 
     def _fall(self, diagnostic: Diagnostic, now: float) -> None:
         self.state, self.diagnostic = State.DOWN, diagnostic
         self.down_events += 1
         self._events.append(Down(diagnostic, self._remote_state is State.ADMIN_DOWN))
-        self._polling = False
+        self._polling = self._poll_again = False
+        self._detect_rx = self._required_rx
         self._tx_interval = self._wanted_tx()
-        self._tx_at = min(self._tx_at, now)
+        self._send_soon(now)
         self._follow_echo(now)
 
     # --- time ---------------------------------------------------------------------------------
@@ -224,6 +249,11 @@ class Session:
         high = 0.90 if self.profile.detect_multiplier == 1 else 1.0
         return base * self._rng.uniform(0.75, high)
 
+    def _send_soon(self, now: float) -> None:
+        """Tell the peer at once, unless it wants no periodic packets (RFC 5880 section 6.8.7)."""
+        if self._remote_min_rx:
+            self._tx_at = min(self._tx_at, now)
+
     def _reschedule(self, now: float) -> None:
         """The interval changed: the next packet leaves no later than the new one says."""
         if self._remote_min_rx == 0:  # the peer wants none (RFC 5880 section 6.8.3)
@@ -232,7 +262,7 @@ class Session:
             self._tx_at = min(self._tx_at, now + self._interval())
 
     def _detect_at(self) -> float:
-        if self.state not in (State.INIT, State.UP) or self._last_heard is None or not self._remote_multiplier:
+        if self.state is State.ADMIN_DOWN or self._last_heard is None or not self._remote_multiplier:
             return float("inf")
         return self._last_heard + self.detection_time()
 
@@ -254,11 +284,15 @@ class Session:
     def _expire(self, now: float) -> None:
         if self.state is State.UP:
             self._fall(Diagnostic.DETECTION_EXPIRED, now)
-        else:
+        elif self.state is State.INIT:
             self.state, self.diagnostic = State.DOWN, Diagnostic.DETECTION_EXPIRED
-        self._remote_discriminator = 0  # RFC 5880 section 6.8.1: forget it after a detection time of silence
-        self._remote_min_rx = 1
+        # Forget it after a detection time of silence, in Down as well: a peer that was made anew takes no packet
+        # with the discriminator that it had (RFC 5880 sections 6.8.1 and 6.8.6).
+        self._remote_discriminator = 0
         self._last_heard = None
+        if self._remote_min_rx == 0 and not self.profile.passive_mode:
+            self._tx_at = now
+        self._remote_min_rx = 1
         if self.profile.passive_mode:
             self._tx_at = float("inf")
 
@@ -269,13 +303,15 @@ class Session:
         if profile == self.profile:
             return
         slower = profile.transmit_interval > self.profile.transmit_interval
-        self.profile = profile
+        self.profile, said = profile, self._required_rx
+        if not profile.passive_mode and self._tx_at == float("inf") and self._remote_min_rx:
+            self._tx_at = now  # it waited for the peer's call
         self._follow_echo(now)
         if self.state is State.UP:
-            self._polling = True
+            if said == self._required_rx:  # else a Poll was begun for that
+                self._poll(now)
             if not slower:  # an increase waits for the Final (RFC 5880 section 6.8.3)
                 self._tx_interval = self._wanted_tx()
-            self._tx_at = min(self._tx_at, now)
 
     def shutdown(self, now: float) -> None:
         """AdminDown: the peer takes the session down without taking the path for broken (RFC 5882 section 3.2)."""
@@ -286,9 +322,11 @@ class Session:
             self.down_events += 1
             self._events.append(Down(Diagnostic.ADMIN_DOWN, by_operator=True))
         self._follow_echo(now)
-        self._out.append(self._packet())
+        # More than one: of a session that is not wanted any more nobody sends another (RFC 5880 section 6.8.16 asks
+        # for a detection time of them), and a peer that has lost the one takes the path for broken.
+        self._out += [self._packet() for _ in range(FAREWELLS)]
         self._tx_interval = SLOW
-        self._tx_at = now + self._interval()
+        self._tx_at = now + self._interval() if self._remote_min_rx else float("inf")
 
     def pending(self) -> list[bytes]:
         """Control packets to send now."""

@@ -25,6 +25,9 @@ SEND_HOLD = 480.0
 #: Octets of one send; also what keeps a slow peer from growing our memory (the rest stays routes).
 CHUNK = 1 << 16
 
+#: How the reason of an end begins that the peer has told.
+PEER_SAID = "peer sent NOTIFICATION"
+
 _UNEXPECTED = {
     State.OPEN_SENT: FSM_OPEN_SENT,
     State.OPEN_CONFIRM: FSM_OPEN_CONFIRM,
@@ -157,7 +160,7 @@ class Connection:
     def _message(self, kind: MessageType, body: bytes, now: float) -> None:
         if kind is MessageType.NOTIFICATION:
             received = Notification.decode(body)
-            self._end(Event.NOTIFICATION, f"peer sent NOTIFICATION: {received}", received=received)
+            self._end(Event.NOTIFICATION, f"{PEER_SAID}: {received}", received=received)
             return
         allowed = {
             MessageType.OPEN: State.OPEN_SENT,
@@ -195,6 +198,13 @@ class Connection:
         self._send_keepalive(now)
         self._events.append(OpenReceived())
 
+    def adjust(self, settings: Settings, now: float) -> None:
+        """Another time between keepalives; nothing else that was agreed may differ."""
+        self.settings = settings
+        if self.negotiated is not None and self.peer_open is not None and not self.over:
+            self.negotiated = Negotiated.of(settings, self.peer_open)
+            self._keepalive_at = min(self._keepalive_at, self._next_keepalive(now))
+
     # --- time -------------------------------------------------------------------------------
 
     def _restart_hold(self, now: float) -> None:
@@ -203,9 +213,12 @@ class Connection:
 
     def _send_keepalive(self, now: float) -> None:
         self._queue(KEEPALIVE, now)
+        self._keepalive_at = self._next_keepalive(now)
+
+    def _next_keepalive(self, now: float) -> float:
         interval = self.negotiated.keepalive_time if self.negotiated else 0
         # Jitter of RFC 4271 section 10: 75 to 100 %.
-        self._keepalive_at = now + interval * self._rng.uniform(0.75, 1.0) if interval else float("inf")
+        return now + interval * self._rng.uniform(0.75, 1.0) if interval else float("inf")
 
     def _send_hold_at(self) -> float:
         if self._stalled_since is None or self.negotiated is None or not self.negotiated.hold_time:

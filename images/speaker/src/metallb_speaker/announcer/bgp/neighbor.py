@@ -6,14 +6,15 @@ Sans-IO. The edge acts on `actions()` (Dial, Hangup) and tells what happened: `d
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from .connection import Closed, Connection, Established, OpenReceived, RefreshWanted
+from .connection import Closed, Connection, Established, OpenReceived
 from .fsm import Event, State, step
 from .rib import RibOut, RouteAttributes
-from .settings import Address, Settings
+from .settings import Address, Negotiated, Settings
 from .wire.capabilities import Family
 from .wire.errors import BFD_DOWN, COLLISION, CONFIGURATION_CHANGE, HARD_RESET, PEER_DECONFIGURED, Code
 from .wire.messages import REFRESH_BEGIN, REFRESH_END, Notification, RouteRefresh
@@ -73,7 +74,10 @@ NeighborEvent = SessionUp | SessionDown | AttemptFailed
 class Neighbor:
     """Keeps one session to one neighbour alive, and its view of our routes right."""
 
-    def __init__(self, settings: Settings, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, settings: Settings, rng: random.Random | None = None, tokens: Iterator[int] | None = None
+    ) -> None:
+        """`tokens`: shared by neighbours that follow each other under one name, so that no connection is mixed up."""
         self.settings = settings
         self.rib = RibOut()
         self.last_error = ""
@@ -84,12 +88,13 @@ class Neighbor:
         self._next_hops: dict[int, Mapping[Family, Address | None]] = {}
         self._session: int | None = None  # token of the Established connection
         self._dialing: int | None = None
-        self._token = 0
+        self._tokens = tokens or itertools.count(1)
         self._retry_at = float("inf")
         self._backoff = 0.0
         self._up_at = 0.0
         self._leave_at = float("inf")
         self._stopping = False
+        self._refreshes: set[Family] = set()  # asked for, and not answered yet: the peer is slow
         self._goodbye_text, self._goodbye_deconfigured = "", False
         self._actions: list[Action] = []
         self._events: list[NeighborEvent] = []
@@ -107,6 +112,10 @@ class Neighbor:
     def connection(self) -> Connection | None:
         """The Established connection."""
         return self._connections.get(self._session) if self._session is not None else None
+
+    def carries(self, token: int) -> bool:
+        """Whether this connection is the Established one."""
+        return token == self._session
 
     @property
     def keeps_routes(self) -> bool:
@@ -165,10 +174,16 @@ class Neighbor:
         if session is None or keep:
             self._idle_state = State.IDLE
             return
-        self.rib.mark_leaving()
-        self._flush(now, leaving=True)
         self._leave_at = now + LEAVE_WAIT
+        self.rib.mark_leaving()
+        self._flush(now)
         self._goodbye_text, self._goodbye_deconfigured = text, deconfigured
+
+    def leave_now(self, now: float) -> None:
+        """After `stop`: wait no longer."""
+        if self._leave_at < float("inf"):
+            self._leave_at = now
+            self.on_deadline(now)
 
     def reset(self, now: float, *, bfd: bool = False) -> None:
         """End the session and dial again: settings changed, or BFD says that the path is down."""
@@ -184,6 +199,12 @@ class Neighbor:
             "inf"
         ):
             self._retry_at, self._backoff = now, 0.0
+
+    def adjust(self, settings: Settings, now: float) -> None:
+        """Take settings that concern this side alone: the session stays."""
+        self.settings = settings
+        for connection in self._connections.values():
+            connection.adjust(settings, now)
 
     def reconfigure(self, settings: Settings, now: float) -> None:
         """Take new settings: the session is reset, since an OPEN or the transport carries them."""
@@ -208,12 +229,8 @@ class Neighbor:
 
     # --- what the edge tells ----------------------------------------------------------------------
 
-    def _new_token(self) -> int:
-        self._token += 1
-        return self._token
-
     def _dial(self, now: float) -> None:
-        self._dialing = self._new_token()
+        self._dialing = next(self._tokens)
         self._retry_at = now + DIAL_TIMEOUT
         self._actions.append(Dial(self._dialing))
 
@@ -227,10 +244,19 @@ class Neighbor:
 
     def accepted(self, next_hops: Mapping[Family, Address | None], now: float) -> int | None:
         """The peer called. Returns the token, or None when the call is refused."""
-        if self._stopping or sum(c.incoming for c in self._connections.values()) >= 1:
-            # One incoming connection at a time: a peer that calls in a loop gains nothing by it.
+        if self._stopping:
             return None
-        token = self._new_token()
+        # One call at a time: a peer that calls in a loop gains nothing by it. One that has not said a word gives way,
+        # since its caller may be gone. Beside a session that stands one more is taken: the peer may have restarted,
+        # and its OPEN tells (RFC 4724 section 5).
+        for token, connection in list(self._connections.items()):
+            if connection.incoming and token != self._session:
+                if connection.state is not State.OPEN_SENT:
+                    return None
+                notification = Notification(Code.CEASE, COLLISION)
+                connection.close(Event.STOP, notification, "the peer called again", now)
+                self._collect(token, now)
+        token = next(self._tokens)
         self._open(token, next_hops, now, incoming=True)
         return token
 
@@ -261,8 +287,10 @@ class Neighbor:
         connection = self._connections.get(token)
         if connection is not None:
             connection.sent(count, now)
-            if token == self._session and self.rib.dirty and connection.backlog < BACKLOG:
-                self._flush(now)
+            if token == self._session and connection.backlog < BACKLOG:
+                for family in sorted(self._refreshes):
+                    self._refresh(family, now)
+                self.flush(now)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -311,15 +339,18 @@ class Neighbor:
 
     def _collect(self, token: int, now: float) -> None:
         connection = self._connections[token]
-        for event in connection.events():
-            if isinstance(event, OpenReceived):
-                self._resolve_collision(token, now)
-            elif isinstance(event, Established):
-                self._established(token, now)
-            elif isinstance(event, RefreshWanted):
-                self._refresh(event.family, now)
-            else:
-                self._closed(token, event, now)
+        while events := connection.events():  # again: what is done about one may end the connection
+            for event in events:
+                if isinstance(event, Closed):
+                    self._closed(token, event, now)
+                elif connection.over:
+                    continue  # one read brought its end, too: what was wanted before means nothing any more
+                elif isinstance(event, OpenReceived):
+                    self._resolve_collision(token, now)
+                elif isinstance(event, Established):
+                    self._established(token, now)
+                else:
+                    self._refresh(event.family, now)
 
     def _resolve_collision(self, token: int, now: float) -> None:
         """RFC 4271 section 6.8, RFC 6286 section 2.3, RFC 4724 section 5."""
@@ -331,8 +362,10 @@ class Neighbor:
             if theirs is None:
                 return
             if other.state is State.ESTABLISHED:
-                # A restarting peer's new connection replaces the old, dead one without a NOTIFICATION.
-                restarted = other.negotiated is not None and other.negotiated.graceful_restart
+                # A restarting peer's new connection replaces the old, dead one without a NOTIFICATION. Its own: one
+                # that we have opened says nothing about the peer.
+                agreed = other.negotiated is not None and other.negotiated.graceful_restart
+                restarted = agreed and connection.incoming
                 loser, notify = (other_token, False) if restarted else (token, True)
             else:
                 ours_wins = (int(self.settings.identifier), self.settings.my_asn) > (int(theirs.identifier), theirs.asn)
@@ -346,7 +379,13 @@ class Neighbor:
 
     def _established(self, token: int, now: float) -> None:
         self._session, self._up_at = token, now
+        self._retry_at = float("inf")
+        if self._dialing is not None:  # the peer called while we did
+            self._actions.append(Hangup(self._dialing))
+            self._dialing = None
         self.last_error = ""
+        self._refreshes.clear()
+        self.settings = replace(self.settings, restarting=False)  # the R bit is for the first OPEN (RFC 4724 section 3)
         for other_token, other in list(self._connections.items()):
             if other_token != token:
                 other.close(Event.STOP, Notification(Code.CEASE, COLLISION), "connection collision", now)
@@ -355,20 +394,26 @@ class Neighbor:
         self.rib.restart()
         self._flush(now, initial=True)
 
-    def _flush(self, now: float, *, leaving: bool = False, initial: bool = False) -> None:
+    def _flush(self, now: float, *, initial: bool = False) -> None:
         connection = self.connection
         if connection is None or connection.state is not State.ESTABLISHED or connection.negotiated is None:
             return
+        leaving = self._leave_at < float("inf")
         if connection.backlog >= BACKLOG and not leaving:
             return
         n = connection.negotiated
-        hops = self.usable_next_hops()
-        messages = self.rib.flush(n, self.settings.my_asn, hops, leaving=leaving)
-        self.updates_sent += len(messages)
+        messages = self._updates(n)
         if initial:
             # End-of-RIB is useful to convergence without graceful restart, too (RFC 4724 section 2).
             messages += [end_of_rib(f) for f in n.families]
         connection.queue(messages, now)
+
+    def _updates(self, negotiated: Negotiated) -> list[bytes]:
+        """Messages for what is dirty; everything says that it is about to go while we leave."""
+        hops, leaving = self.usable_next_hops(), self._leave_at < float("inf")
+        messages = self.rib.flush(negotiated, self.settings.my_asn, hops, leaving=leaving)
+        self.updates_sent += len(messages)
+        return messages
 
     def usable_next_hops(self) -> dict[Family, Address | None]:
         """The next hop by family on this session; IPv4 over an IPv6 next hop only where agreed (RFC 8950)."""
@@ -380,17 +425,42 @@ class Neighbor:
             hops["ipv4"] = hops.get("ipv6") if connection.negotiated.extended_next_hop else None
         return hops
 
+    @property
+    def lacks_next_hop(self) -> bool:
+        """Routes of an agreed family cannot be sent: this node had no address of it where the session is."""
+        session = self.connection
+        if session is None or session.negotiated is None:
+            return False
+        hops = self.usable_next_hops()
+        return any(hops.get(family) is None for family in session.negotiated.families)
+
+    def set_next_hops(self, next_hops: Mapping[Family, Address | None], now: float) -> None:
+        """Own addresses that face the peer, as they are now: routes with another next hop are sent again."""
+        if self._session is None:
+            return
+        before = self.usable_next_hops()
+        self._next_hops[self._session] = next_hops
+        after = self.usable_next_hops()
+        for family in after:
+            if after[family] is None and before.get(family) is not None:
+                self.rib.review(family)  # withdrawn: what the peer has leads to an address that is not ours
+            elif after[family] != before.get(family):
+                self.rib.resend(family)
+        self.flush(now)
+
     def _refresh(self, family: Family, now: float) -> None:
         connection = self.connection
         if connection is None or connection.negotiated is None:
             return
+        if connection.backlog >= BACKLOG:  # asking again and again without reading gains nothing
+            self._refreshes.add(family)
+            return
+        self._refreshes.discard(family)
         marks = connection.negotiated.enhanced_refresh
         if marks:
             connection.queue([RouteRefresh(family, REFRESH_BEGIN).encode()], now)
         self.rib.resend(family)
-        messages = self.rib.flush(connection.negotiated, self.settings.my_asn, self.usable_next_hops())
-        self.updates_sent += len(messages)
-        connection.queue(messages, now)
+        connection.queue(self._updates(connection.negotiated), now)
         if marks:
             connection.queue([RouteRefresh(family, REFRESH_END).encode()], now)
 
@@ -400,12 +470,12 @@ class Neighbor:
         self._actions.append(Hangup(token, connection.drain()))
         if token == self._session:
             self._session = None
-            self._idle_state = State.IDLE
+            self._idle_state = State.IDLE if self._dialing is None else State.CONNECT
             if now - self._up_at >= STABLE:
                 self._backoff = 0.0
             self.last_error = event.reason
             self._events.append(SessionDown(event.reason))
             self._wait(now)
         elif not self._connections and self._session is None:
-            self._idle_state = State.IDLE
+            self._idle_state = State.IDLE if self._dialing is None else State.CONNECT
             self._failed(event.reason, now)

@@ -54,10 +54,14 @@ class RibOut:
         self._dirty = dict.fromkeys(self._desired)
 
     def resend(self, family: Family) -> None:
-        """Everything of a family again (RFC 2918)."""
-        for prefix in list(self._sent):
+        """Everything of a family again (RFC 2918). What is to be withdrawn stays known as sent until it is."""
+        for prefix in self._desired:
             if family_of(prefix) == family:
-                del self._sent[prefix]
+                self._sent.pop(prefix, None)
+        self.review(family)
+
+    def review(self, family: Family) -> None:
+        """Look again whether routes of a family can be sent: those that cannot any more are withdrawn."""
         self._dirty.update(dict.fromkeys(n for n in self._desired if family_of(n) == family))
 
     @property
@@ -79,7 +83,8 @@ class RibOut:
     ) -> list[bytes]:
         """UPDATEs that make the peer's view what is desired: withdrawals first, then routes by attributes.
 
-        A route of a family that was not agreed, or has no next hop, is not sent and stays out of `advertised`.
+        A route of a family that was not agreed, or has no next hop, is not sent, or withdrawn if it was, and stays
+        out of `advertised`.
         `leaving` adds GRACEFUL_SHUTDOWN to everything.
         """
         gone: dict[Family, list[Prefix]] = {"ipv4": [], "ipv6": []}
@@ -90,11 +95,11 @@ class RibOut:
         for prefix in self._dirty:
             attributes, old = desired.get(prefix), sent.get(prefix)
             family = family_of(prefix)
-            if attributes is None:
+            if attributes is None or not usable[family]:
                 if old is not None:
                     gone[family].append(prefix)
                     del sent[prefix]
-            elif usable[family] and (leaving or (attributes is not old and attributes != old)):
+            elif leaving or (attributes is not old and attributes != old):
                 group = new.get((family, id(attributes)))
                 if group is None:
                     group = new[family, id(attributes)] = (attributes, [])

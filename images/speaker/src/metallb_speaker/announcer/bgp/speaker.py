@@ -7,6 +7,7 @@ The edge (`edge/bgp.py`) acts on `actions()` and carries bytes. Names of neighbo
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from .settings import Settings
 from .wire.capabilities import Family
 from .wire.prefix import Prefix, parse
 
-#: Seconds between closing TCP and BFD's AdminDown, where graceful restart keeps the routes.
+#: Seconds between the end of a BGP session and BFD's AdminDown.
 SILENCE_WAIT = 0.1
 
 
@@ -43,7 +44,7 @@ def settings_of(peer: BgpPeer, identifier: ipaddress.IPv4Address, *, restarting:
     """A neighbour's settings from `Desired`. `identifier` serves peers without a router-id."""
     families: tuple[Family, ...] = tuple(f for f in ("ipv4", "ipv6") if f in peer.address_families)
     return Settings(
-        name=peer.key,
+        name=peer.called,
         my_asn=peer.local_asn or peer.my_asn,
         peer_asn=peer.peer_asn,
         address=ipaddress.ip_address(peer.address),
@@ -59,8 +60,13 @@ def settings_of(peer: BgpPeer, identifier: ipaddress.IPv4Address, *, restarting:
 
 
 def _session_part(peer: BgpPeer) -> BgpPeer:
-    """What a change of resets the session: all but BFD, which has timers of its own, and `listen`."""
-    return replace(peer, bfd_profile="", listen=False)
+    """What a change of resets the session: what an OPEN says, and how TCP is made."""
+    return replace(peer, name="", bfd_profile="", listen=False, multihop=False, connect_time=0, keepalive_time=0)
+
+
+def _path(peer: BgpPeer) -> tuple[str, str, bool]:
+    """What a session of BFD is with: one system, over one path, and no second one there (RFC 5881 section 2)."""
+    return peer.address, peer.source, peer.multihop
 
 
 @lru_cache(maxsize=1024)
@@ -94,7 +100,9 @@ class BgpSpeaker:
         self._touched: dict[Prefix, None] = {}  # in order of change
         self._timers: dict[str, BfdTimers] = {}
         self._neighbors: dict[str, Neighbor] = {}
-        self._leaving: dict[str, Neighbor] = {}  # removed from the configuration, still saying good-bye
+        self._tokens = itertools.count(1)
+        self._leaving: dict[str, tuple[BgpPeer, Neighbor]] = {}  # not configured any more, still saying good-bye
+        self._last_actions: list[tuple[str, Action]] = []  # of neighbours that were cut short in it
         self._bfd: dict[str, Session] = {}
         self._by_discriminator: dict[int, str] = {}
         self._ending: dict[str, tuple[BgpPeer, Session]] = {}  # AdminDown still to be sent
@@ -103,7 +111,7 @@ class BgpSpeaker:
         self._had_session: set[str] = set()
         self._events: list[PeerEvent] = []
         self._stopping = False
-        self._silence_at = float("inf")
+        self._silence_at: dict[str, float] = {}  # sessions of BFD whose BGP session has ended
 
     # --- wishes ---------------------------------------------------------------------------------
 
@@ -144,7 +152,7 @@ class BgpSpeaker:
 
     def _fill(self, key: str, neighbor: Neighbor, prefixes: Iterable[Prefix]) -> None:
         for prefix in prefixes:
-            attributes = merge(key, self._by_prefix.get(prefix, {}).values())
+            attributes = merge(self._peers[key].called, self._by_prefix.get(prefix, {}).values())
             if attributes is None:
                 neighbor.rib.remove(prefix)
             else:
@@ -156,17 +164,24 @@ class BgpSpeaker:
         settings = settings_of(peer, self._identifier, restarting=peer.key not in self._had_session)
         neighbor = self._neighbors.get(peer.key)
         if neighbor is None:
-            self._leaving.pop(peer.key, None)
-            neighbor = self._neighbors[peer.key] = Neighbor(settings, self._rng)
+            self._cut_short(peer.key, now)
+            neighbor = self._neighbors[peer.key] = Neighbor(settings, self._rng, self._tokens)
             self._fill(peer.key, neighbor, self._by_prefix)
             neighbor.start(now)
-        elif old is not None and _session_part(old) != _session_part(peer):
-            neighbor.reconfigure(settings, now)
+        elif old is not None and old != peer:
+            if _session_part(old) != _session_part(peer):
+                neighbor.reconfigure(settings, now)
+            else:
+                neighbor.adjust(settings, now)
+            if old.called != peer.called:  # advertisements choose peers by name
+                self._fill(peer.key, neighbor, self._by_prefix)
+            if _path(old) != _path(peer):
+                self._end_bfd(peer.key, old, now)
         self._bind_bfd(peer, now)
 
     def _bind_bfd(self, peer: BgpPeer, now: float) -> None:
         timers = self._timers.get(peer.bfd_profile) if peer.bfd_profile else None
-        if timers is None:
+        if timers is None or self._bfd_holder(peer) not in (None, peer.key):
             self._end_bfd(peer.key, peer, now)
             return
         profile = Profile(
@@ -183,16 +198,40 @@ class BgpSpeaker:
             return
         used = self._by_discriminator
         discriminator = next(d for d in iter(lambda: self._rng.randrange(1, 1 << 32), 0) if d not in used)
-        self._ending.pop(peer.key, None)
         self._bfd[peer.key] = Session(profile, discriminator, now, self._rng, self.lateness)
         self._by_discriminator[discriminator] = peer.key
 
+    def _bfd_holder(self, peer: BgpPeer) -> str | None:
+        """Whose session watches the path to this peer: peers on other ports of one router have it together."""
+        if peer.key in self._bfd:
+            return peer.key
+        return next((k for k in self._bfd if (p := self.peer(k)) is not None and _path(p) == _path(peer)), None)
+
+    def _watched_by(self, key: str) -> list[str]:
+        """The neighbours that go by the session of `key`, a leaving one not among them."""
+        held = self.peer(key)
+        if held is None:
+            return []
+        return [k for k, p in self._peers.items() if p.bfd_profile in self._timers and _path(p) == _path(held)]
+
     def _end_bfd(self, key: str, peer: BgpPeer, now: float) -> None:
-        """AdminDown, so that the peer does not take it for a failure; `ending_bfd` has it sent."""
+        """AdminDown, so that the peer does not take it for a failure; `ending_bfd` has it sent.
+
+        Where others go by the session, too, one of them has it from now on.
+        """
         if (session := self._bfd.pop(key, None)) is not None:
             del self._by_discriminator[session.discriminator]
-            session.shutdown(now)
+            heirs = (p for k, p in self._peers.items() if k != key and _path(p) == _path(peer))
+            heir = next((p.key for p in heirs if p.bfd_profile in self._timers), None)
+            if heir is not None and session.state is not BfdState.ADMIN_DOWN:
+                self._bfd[heir], self._by_discriminator[session.discriminator] = session, heir
+                self.bfd_generation += 1
+                self._bind_bfd(self._peers[heir], now)
+                return
+            if session.state is not BfdState.ADMIN_DOWN:
+                session.shutdown(now)
             self._ending[key] = (peer, session)
+            self.bfd_generation += 1
 
     def ending_bfd(self) -> list[tuple[BgpPeer, Session]]:
         """Sessions that were taken down, each once: send what they have pending."""
@@ -204,44 +243,67 @@ class BgpSpeaker:
         peer = self._peers.pop(key)
         neighbor = self._neighbors.pop(key)
         neighbor.stop(now, deconfigured=True)
-        self._leaving[key] = neighbor
+        self._leaving[key] = peer, neighbor
+
+    def _cut_short(self, key: str, now: float) -> None:
+        """A neighbour that is leaving is wanted again: what it was goes at once, connection and all."""
+        if key in self._leaving:
+            self._leaving[key][1].leave_now(now)
+            self._forget(key, now)
+
+    def _forget(self, key: str, now: float) -> None:
+        peer, neighbor = self._leaving.pop(key)
+        self._last_actions += [(key, action) for action in neighbor.actions()]
         self._end_bfd(key, peer, now)
+        self._silence_at.pop(key, None)
 
     def stop(self, now: float, text: str = "") -> None:
-        """Leave in order: BFD says that it is no failure, and each neighbour is left as it was agreed.
+        """Leave each neighbour as it was agreed; when BGP is over, BFD says that it was no failure.
 
-        Where graceful restart keeps the routes, TCP closes first: some routers (BIRD) take them away on AdminDown
-        while the session stands, though RFC 5882 section 3.2 says that they should not.
+        BGP goes first: most routers end the session on AdminDown, and take the routes away that were to stay a while.
         """
         self._stopping = True
-        for key, session in self._bfd.items():
-            if self._neighbors[key].keeps_routes:
-                self._silence_at = now + SILENCE_WAIT
-            else:
-                session.shutdown(now)
         for neighbor in self._neighbors.values():
             neighbor.stop(now, text=text)
 
-    def _silence(self, now: float) -> None:
-        self._silence_at = float("inf")
-        for session in self._bfd.values():
-            if session.state is not BfdState.ADMIN_DOWN:
+    def _follow_leaving(self, now: float) -> None:
+        """End BFD a moment after the BGP session that it was for."""
+        ended = [key for key, (_, neighbor) in self._leaving.items() if neighbor.stopped]
+        if self._stopping:
+            ended += [key for key, neighbor in self._neighbors.items() if neighbor.stopped]
+        for key in ended:
+            session = self._bfd.get(key)
+            others = [k for k in self._watched_by(key) if k != key]
+            if self._stopping and not all(self._neighbors[k].stopped for k in others):
+                continue
+            if session is not None and session.state is not BfdState.ADMIN_DOWN and (self._stopping or not others):
+                wait = SILENCE_WAIT if session.state is BfdState.UP else 0.0
+                if now < self._silence_at.setdefault(key, now + wait):
+                    continue
                 session.shutdown(now)
+            self._silence_at.pop(key, None)
+            if key in self._leaving:
+                self._forget(key, now)
 
     @property
     def stopped(self) -> bool:
-        return self._silence_at == float("inf") and all(
-            n.stopped for n in [*self._neighbors.values(), *self._leaving.values()]
-        )
+        silent = all(session.state is BfdState.ADMIN_DOWN for session in self._bfd.values())
+        return silent and not self._leaving and all(n.stopped for n in self._neighbors.values())
 
     # --- for the edge -----------------------------------------------------------------------------
 
     def peer(self, key: str) -> BgpPeer | None:
-        return self._peers.get(key)
+        """Also one that is leaving, until it has said good-bye."""
+        leaving = self._leaving.get(key)
+        return leaving[0] if leaving is not None else self._peers.get(key)
 
     def neighbor(self, key: str) -> Neighbor | None:
         """Also one that is leaving, until it has said good-bye."""
-        return self._neighbors.get(key) or self._leaving.get(key)
+        leaving = self._leaving.get(key)
+        return leaving[1] if leaving is not None else self._neighbors.get(key)
+
+    def _all(self) -> list[tuple[str, Neighbor]]:
+        return [*self._neighbors.items(), *((key, neighbor) for key, (_, neighbor) in self._leaving.items())]
 
     def by_address(self, address: str) -> str | None:
         """The neighbour that calls from this address, if it may (`listen`)."""
@@ -254,30 +316,25 @@ class BgpSpeaker:
         return self._by_discriminator.get(discriminator)
 
     def bfd_by_address(self, address: str) -> str | None:
-        return next((k for k in self._bfd if self._peers[k].address == address), None)
+        return next((k for k in self._bfd if (p := self.peer(k)) is not None and p.address == address), None)
 
     def bfd_sessions(self) -> Mapping[str, Session]:
         return self._bfd
 
     def actions(self) -> list[tuple[str, Action]]:
-        out = [(k, a) for k, n in [*self._neighbors.items(), *self._leaving.items()] for a in n.actions()]
-        for key in [k for k, n in self._leaving.items() if n.stopped]:
-            del self._leaving[key]
-        return out
+        out, self._last_actions = self._last_actions, []
+        return out + [(key, action) for key, neighbor in self._all() for action in neighbor.actions()]
 
     def deadline(self) -> float:
-        times = [n.deadline() for n in self._neighbors.values()]
-        times += [n.deadline() for n in self._leaving.values()]
-        times += [s.deadline() for s in self._bfd.values()]
-        return min([self._silence_at, *times])
+        times = [neighbor.deadline() for _, neighbor in self._all()]
+        times += [session.deadline() for session in self._bfd.values()]
+        return min([*times, *self._silence_at.values()], default=float("inf"))
 
     def on_deadline(self, now: float) -> None:
-        if now >= self._silence_at:
-            self._silence(now)
         for session in self._bfd.values():  # first: its timers are the tightest
             if now >= session.deadline():
                 session.on_deadline(now)
-        for neighbor in [*self._neighbors.values(), *self._leaving.values()]:
+        for _, neighbor in self._all():
             if now >= neighbor.deadline():
                 neighbor.on_deadline(now)
 
@@ -289,10 +346,11 @@ class BgpSpeaker:
             for event in session.events():
                 if isinstance(event, BfdUp):
                     self._events.append(PeerEvent(key, "bfdUp"))
-                    self._neighbors[key].hurry(now)  # the path works: no need to sit out a long back-off
+                    for watched in self._watched_by(key):
+                        self._neighbors[watched].hurry(now)  # the path works: no need to sit out a long back-off
                 else:
                     self._bfd_down(key, event, now)
-        for key, neighbor in [*self._neighbors.items(), *self._leaving.items()]:
+        for key, neighbor in self._all():
             for happened in neighbor.events():
                 match happened:
                     case SessionUp():
@@ -302,6 +360,7 @@ class BgpSpeaker:
                         self._events.append(PeerEvent(key, "sessionDown", reason))
                     case AttemptFailed(reason):
                         self._events.append(PeerEvent(key, "sessionFailed", reason))
+        self._follow_leaving(now)
         out, self._events = self._events, []
         return out
 
@@ -309,18 +368,20 @@ class BgpSpeaker:
         reason = Diagnostic(event.diagnostic).name.lower().replace("_", " ")
         self._events.append(PeerEvent(key, "bfdDown", reason))
         if not event.by_operator and not self._stopping:
-            self._neighbors[key].reset(now, bfd=True)
+            for watched in self._watched_by(key):
+                self._neighbors[watched].reset(now, bfd=True)
 
     def status(self) -> list[dict[str, Any]]:
         """For `/status`: one entry per neighbour."""
         out = []
         for key, neighbor in sorted(self._neighbors.items()):
-            peer, bfd = self._peers[key], self._bfd.get(key)
+            peer = self._peers[key]
+            bfd = self._bfd.get(self._bfd_holder(peer) or "") if peer.bfd_profile else None
             connection = neighbor.connection
             agreed = connection.negotiated if connection else None
             out.append(
                 {
-                    "peer": key,
+                    "peer": peer.called,
                     "address": f"{peer.address}:{peer.port}",
                     "asn": peer.peer_asn,
                     "state": neighbor.state.value,

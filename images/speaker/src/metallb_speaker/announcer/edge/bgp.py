@@ -14,7 +14,8 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
+from metallb_common.obs import logs
+from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup, Neighbor
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.bgp.wire.capabilities import Family
 from metallb_speaker.announcer.edge import tcp
@@ -25,6 +26,12 @@ Address = tcp.Address
 
 #: Octets that one connection may read in a turn: a full table must not starve BFD.
 READ_MAX = 1 << 17
+#: Seconds between attempts to have the port that another process holds.
+LISTEN_RETRY = 5.0
+#: Seconds between looks for an address of a family that has no next hop: from the first to the last, doubling.
+LOOK_FIRST, LOOK_LAST = 2.0, 60.0
+#: Seconds between looks whether the next hops are still there.
+LOOK_AGAIN = 10.0
 #: Given the own address of a session, the node's next hop by family: addresses on the same interface.
 NextHops = Callable[[Address], Mapping[Family, Address | None]]
 
@@ -41,6 +48,8 @@ class _Connection:
     sock: socket.socket
     connecting: bool
     writing: bool = False
+    look_at: float = 0.0  # at the node's addresses
+    look_wait: float = LOOK_FIRST
 
 
 class BgpEdge:
@@ -65,6 +74,8 @@ class BgpEdge:
         self._listeners: dict[int, socket.socket] = {}
         self._listening: dict[int, dict[str, str]] = {}  # version -> peer address -> MD5 key
         self.listen_errors: dict[int, str] = {}  # version -> why the port cannot be had
+        self._listen_wanted: dict[str, str] = {}
+        self._listen_again = 0.0
         self._buffer = bytearray(1 << 16)
         watch(self._epoll.fileno(), self.on_ready)
 
@@ -84,6 +95,9 @@ class BgpEdge:
 
     def act(self, now: float) -> None:
         """Do what the machine asks for and send what is pending. Call after anything that moved the machine."""
+        if self.listen_errors and now >= self._listen_again:
+            self._listen_again = now + LISTEN_RETRY
+            self.listen_for(self._listen_wanted)
         for peer, action in self._speaker.actions():
             if isinstance(action, Dial):
                 self._dial(peer, action, now)
@@ -91,13 +105,16 @@ class BgpEdge:
                 self._hangup(peer, action)
         for connection in list(self._connections.values()):
             if not connection.connecting:
+                self._look(connection, now)
                 self._write(connection, now)
 
     def listen_for(self, peers: Mapping[str, str]) -> None:
         """Take calls from these addresses (address -> MD5 key or ""); nobody: do not listen.
 
-        A port that is taken is reported in `listen_errors`, not fatal: the network plugin's BGP may hold it.
+        A port that is taken is reported in `listen_errors`, not fatal: the network plugin's BGP may hold it. It is
+        tried again every LISTEN_RETRY seconds, as long as something else turns the loop.
         """
+        self._listen_wanted = dict(peers)
         for version in (4, 6):
             wanted = {a: k for a, k in peers.items() if ipaddress.ip_address(a).version == version}
             listener = next(
@@ -179,6 +196,21 @@ class BgpEdge:
         own = ipaddress.ip_address(str(sock.getsockname()[0]).split("%")[0])
         return self._next_hops(own)
 
+    def _look(self, connection: _Connection, now: float) -> None:
+        """An address may come after the session (IPv6 takes its time, RFC 4862 section 5.4), and go before it."""
+        if now < connection.look_at:
+            return
+        neighbor = self._speaker.neighbor(connection.peer)
+        if neighbor is None or not neighbor.carries(connection.token):
+            connection.look_at = now + LOOK_FIRST
+            return
+        neighbor.set_next_hops(self._hops(connection.sock), now)
+        if neighbor.lacks_next_hop:
+            connection.look_at = now + connection.look_wait
+            connection.look_wait = min(LOOK_LAST, connection.look_wait * 2)
+        else:
+            connection.look_at, connection.look_wait = now + LOOK_AGAIN, LOOK_FIRST
+
     def _accept(self, listener: socket.socket, now: float) -> None:
         for _ in range(16):
             try:
@@ -221,9 +253,20 @@ class BgpEdge:
                 self._drop(connection)
                 return
             taken += count
-            neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
+            try:
+                neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
+            except Exception as defect:
+                self._give_up(connection, neighbor, defect, now)
+                return
             if count < len(self._buffer):
                 return
+
+    def _give_up(self, connection: _Connection, neighbor: Neighbor, defect: Exception, now: float) -> None:
+        """A defect of ours that this connection has met: it is lost, as if the transport had failed."""
+        logs.error(op="bgp", peer=connection.peer, error=repr(defect), msg="a defect: the connection is closed")
+        with contextlib.suppress(Exception):
+            neighbor.receive(connection.token, None, now)
+        self._drop(connection)
 
     def _write(self, connection: _Connection, now: float) -> None:
         neighbor = self._speaker.neighbor(connection.peer)
@@ -264,6 +307,7 @@ class BgpEdge:
         self._by_token.pop((connection.peer, connection.token), None)
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
+        tcp.demand_no_hops(connection.sock)
         # A NOTIFICATION must not be lost to a reset: unread data would make close() send one (RFC 1122 4.2.2.13).
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_WR)

@@ -319,7 +319,7 @@ def _find(peer: addresses.Address, source: str) -> _Path | None:
                 probe.bind((source, 0))
             probe.connect((str(peer), ECHO_PORT))
             own = ipaddress.ip_address(probe.getsockname()[0])
-        index = next((index for index, address, _ in addresses.read() if address == own), 0)
+        index = next((found.interface for found in addresses.read() if found.address == own), 0)
         if not index:
             raise OSError(errno.ENODEV, "no interface has the address")
         return _Path(str(peer), own, socket.if_indextoname(index), link_address(peer, index))

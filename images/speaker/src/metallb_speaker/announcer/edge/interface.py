@@ -7,7 +7,7 @@ and no object in between.
 from __future__ import annotations
 
 import errno
-import itertools
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -22,13 +22,16 @@ from metallb_speaker.announcer.layer2.responder import Port
 
 #: Frames read from one socket in one turn: about half a millisecond, so that a flood does not keep BFD waiting.
 BATCH: Final = 48
-#: After an answer the socket is looked at this often again before the loop sleeps: about 15 microseconds, in which who
+#: After an answer the socket is looked at this often again before the loop sleeps: about 25 microseconds, in which who
 #: asks for many addresses in turn asks for the next, and is spared the time that waking up takes.
-POLLS: Final = 24
-#: Groups left in one turn.
-LEAVES: Final = 32
+POLLS: Final = 40
+#: Seconds of processor time, of a turn, for leaving groups.
+LEAVING: Final = 0.0004
 #: Frames thrown away at most by `drain`: what a socket's buffer can hold.
 DRAIN: Final = 4096
+
+#: Seconds that a socket stays open without addresses: members that are doubted have theirs asked for again and again.
+LINGER: Final = 30.0
 
 #: Length of an address -> EtherType, and the name in events of the log.
 FAMILIES: Final = {4: (eth.ETH_P_ARP, "ARP"), 16: (eth.ETH_P_IPV6, "NDP")}
@@ -102,12 +105,16 @@ class Wire:
 
 
 class Interface:
-    """One interface. A family without addresses has no socket: even a filter costs a little, for each IPv6 packet."""
+    """One interface.
+
+    A family without addresses has no socket after a while: even a filter costs a little, for each IPv6 packet.
+    """
 
     def __init__(self, index: int, name: str, port: Port, around: Surroundings) -> None:
         self.index, self.name, self.port = index, name, port
         self._around = around
         self._wires: dict[int, Wire] = {}
+        self._idle: dict[int, float] = {}  # family -> when to close its wire, which has no addresses
         self._users: dict[bytes, set[bytes]] = {}  # group -> addresses
         self._unused: dict[bytes, None] = {}
 
@@ -129,22 +136,34 @@ class Interface:
             if family == 16:
                 self._group(ndp.solicited_node(ip), ip, wire, here=here)
         for family, known in ((4, self.port.arp), (16, self.port.ndp)):
-            if not known:
-                self._close(family)
+            if known:
+                self._idle.pop(family, None)
+            elif family in self._wires:
+                self._idle.setdefault(family, now + LINGER)
         for wire in self._wires.values():
             wire.load(now)
 
     def deadline(self) -> float:
         if self._unused:
             return 0.0  # at once
-        return min((wire.plan.deadline() for wire in self._wires.values()), default=api.NEVER)
+        due = min(self._idle.values(), default=api.NEVER)
+        for wire in self._wires.values():
+            due = min(due, wire.plan.deadline())
+        return due
 
     def on_deadline(self, now: float) -> None:
-        """One filter that is due, and a few groups to leave. Raises OSError."""
+        """One filter that is due, a few groups to leave, and sockets that were without addresses for long.
+
+        Raises OSError.
+        """
         due = next((wire for wire in self._wires.values() if wire.plan.deadline() <= now), None)
         if due is not None:
             due.load(now)  # a large filter is a millisecond's work: one a turn
-        for group in list(itertools.islice(self._unused, LEAVES)):
+        for family in [family for family, when in self._idle.items() if when <= now]:
+            self._close(family)
+        begin = time.thread_time()
+        while self._unused and time.thread_time() - begin < LEAVING:
+            group = next(iter(self._unused))
             del self._unused[group]
             if not self._users.get(group):
                 self._users.pop(group, None)
@@ -199,6 +218,7 @@ class Interface:
         return wire
 
     def _close(self, family: int) -> None:
+        self._idle.pop(family, None)
         wire = self._wires.pop(family, None)
         if wire is None:
             return

@@ -5,6 +5,7 @@ See `layer2.api` for how the announcer's loop uses it, and `edge.interface` for 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -17,10 +18,14 @@ from metallb_speaker.announcer.edge.sysctl import arp_ignore
 from metallb_speaker.announcer.layer2 import api, ipvs
 from metallb_speaker.announcer.layer2.duplicate import GRACE
 from metallb_speaker.announcer.layer2.interfaces import Snapshot
-from metallb_speaker.announcer.layer2.machine import Layer2Machine
+from metallb_speaker.announcer.layer2.machine import OWN_BURST, Layer2Machine
 
 #: An interface whose sockets could not be opened is tried again after this long.
 REOPEN: Final = 1.0
+#: Frames sent in a turn that leave time for a filter in the same one.
+FEW: Final = 8
+#: Seconds of processor time, of a turn, for taking addresses into use.
+SHARE: Final = 0.0007
 
 
 def open_packet_socket(name: str, ifindex: int, ether_type: int) -> FrameSocket:
@@ -51,6 +56,7 @@ class Layer2Edge:
         self._reopen: dict[int, float] = {}
         self._ipvs = ""
         self._told: list[api.Event] = []
+        self._put_off = False
 
     def open(self, now: float) -> None:
         check_permission()
@@ -76,18 +82,18 @@ class Layer2Edge:
 
     def set(self, groups: Mapping[str, api.OwnedGroup], now: float) -> None:
         self.machine.set(groups, now)
-        self.machine.on_deadline(now)
-        self._flush(now)
+        self._advance(now)
 
     def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
         self.machine.change(groups, now)
-        self.machine.on_deadline(now)
-        self._flush(now)
+        self._advance(now)
 
     def renew(self, addresses: Iterable[str], now: float) -> None:
         self.machine.renew(addresses, now)
-        self.machine.on_deadline(now)
-        self._flush(now)
+        self._advance(now)
+
+    def behind(self) -> bool:
+        return self.machine.behind
 
     def set_members(self, macs: Iterable[str]) -> None:
         self.machine.set_members(macs)
@@ -102,9 +108,13 @@ class Layer2Edge:
 
     def on_deadline(self, now: float) -> None:
         self._netlink.on_deadline(now)
-        self.machine.on_deadline(now)
+        much = self._advance(now)
         for index in [index for index, due in self._reopen.items() if due <= now]:
             self._apply(index, None, now)
+        if much and not self._put_off:
+            self._put_off = True  # a full turn already: filters have the next one
+            return
+        self._put_off = False
         for index, interface in list(self._interfaces.items()):
             if interface.deadline() <= now:
                 try:
@@ -112,7 +122,6 @@ class Layer2Edge:
                 except OSError as error:
                     self._failed(index, interface, error, now)
                 break  # one a turn
-        self._flush(now)
 
     def on_readable(self, fd: int, now: float) -> None:
         """For loops that keep no handler per descriptor."""
@@ -130,6 +139,12 @@ class Layer2Edge:
     def own_macs(self) -> tuple[str, ...]:
         return self.machine.own_macs()
 
+    def prefixes(self) -> tuple[str, ...]:
+        return self.machine.prefixes()
+
+    def dark(self) -> tuple[str, ...]:
+        return self.machine.dark()
+
     def on_link(self, addresses: Collection[str]) -> frozenset[str]:
         return self.machine.on_link(addresses)
 
@@ -139,7 +154,7 @@ class Layer2Edge:
     def owned_ips(self) -> list[bytes]:
         return self.machine.owned_ips()
 
-    def counts(self, ips: Iterable[bytes]) -> Mapping[tuple[api.Metric, str], int]:
+    def counts(self, ips: Iterable[bytes]) -> Mapping[str, tuple[int, int, int]]:
         return self.machine.counts(ips)
 
     def drops(self) -> Mapping[tuple[str, str], int]:
@@ -161,16 +176,37 @@ class Layer2Edge:
         if self.machine.busy:
             self._flush(now)
 
-    def _flush(self, now: float) -> None:
-        """Renew filters and groups first, then send: an answer to a probe must find the filter open."""
+    def _advance(self, now: float) -> bool:
+        """What is due of the machine, and how much of that at once.
+
+        Joining a group takes a kernel up to a third of a millisecond, the more the more there are: so the number of
+        addresses that are taken into use in one turn follows what the last ones took.
+        """
+        queued, begin = self.machine.behind, time.thread_time()
+        self.machine.on_deadline(now)
+        much = self._flush(now)
+        if queued:
+            took = time.thread_time() - begin
+            self.machine.burst = (
+                max(1, self.machine.burst // 2) if took > SHARE else min(OWN_BURST, self.machine.burst + 1)
+            )
+        return much
+
+    def _flush(self, now: float) -> bool:
+        """Renew filters and groups first, then send: an answer to a probe must find the filter open.
+
+        True when that was much.
+        """
         changed: dict[int, list[bytes]] = {}
         for index, ip in self.machine.take_changed():
             changed.setdefault(index, []).append(ip)
         for index, ips in changed.items():
             self._apply(index, ips, now)
-        for index, frame in self.machine.pending():
+        frames = self.machine.pending()
+        for index, frame in frames:
             if (interface := self._interfaces.get(index)) is not None:
                 interface.send(frame)
+        return bool(changed) or len(frames) > FEW
 
     def _apply(self, index: int, ips: Iterable[bytes] | None, now: float) -> None:
         """Bring the sockets of one interface in line with the machine; `ips` are the changes, None: all is new."""
@@ -186,6 +222,7 @@ class Layer2Edge:
         if interface is None:
             interface = self._interfaces[index] = Interface(index, name, port, self._around)
             ips = None
+        interface.name = name  # it may have been renamed; sockets that are open do not mind
         try:
             interface.change([*port.arp, *port.ndp] if ips is None else ips, now)
         except OSError as error:

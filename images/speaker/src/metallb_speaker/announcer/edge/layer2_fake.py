@@ -13,21 +13,29 @@ from metallb_speaker.announcer.layer2 import api
 
 
 class FakeLayer2:
-    """Records what it is told: `owned`, `members`, `probed`, `renewed`."""
+    """Records what it is told: `owned`, `members`, `probed`, `renewed`, `changed`."""
 
     def __init__(self, mac: str = "02:00:00:00:00:01", connected: Collection[str] = ()) -> None:
         self.owned: dict[str, api.OwnedGroup] = {}
         self.members: tuple[str, ...] = ()
         self.probed: list[tuple[str, float]] = []
         self.connected = set(connected)
+        self.carrier = True
         self.renewed: tuple[str, ...] = ()
+        self.changed: list[int] = []  # groups told of, by each `change`
+        self.lagging = False
         self.drained = 0
         self.is_open = False
         self._mac = mac
         self._events: list[api.Event] = []
+        self._conflicts: dict[tuple[str, str], str] = {}
 
     def happen(self, event: api.Event) -> None:
         self._events.append(event)
+        if isinstance(event, api.Conflict):
+            self._conflicts[event.address, event.interface] = event.mac
+        elif isinstance(event, api.ConflictGone):
+            self._conflicts.pop((event.address, event.interface), None)
 
     def open(self, now: float) -> None:
         self.is_open = True
@@ -36,17 +44,24 @@ class FakeLayer2:
     def set(self, groups: Mapping[str, api.OwnedGroup], now: float) -> None:
         before = {address for group in self.owned.values() for address in group.addresses}
         self.owned = dict(groups)
+        after = {address for group in self.owned.values() for address in group.addresses}
+        for where in [where for where in self._conflicts if where[0] not in after]:
+            del self._conflicts[where]
         for group in groups.values():
             for address in group.addresses:
                 if address not in before:
                     self.happen(api.Announcing(address, "eth0"))
 
     def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
+        self.changed.append(len(groups))
         after = {**self.owned, **groups}
         self.set({key: group for key, group in after.items() if group is not None}, now)
 
     def renew(self, addresses: Iterable[str], now: float) -> None:
         self.renewed += tuple(addresses)
+
+    def behind(self) -> bool:
+        return self.lagging
 
     def set_members(self, macs: Iterable[str]) -> None:
         self.members = tuple(macs)
@@ -70,6 +85,12 @@ class FakeLayer2:
     def own_macs(self) -> tuple[str, ...]:
         return (self._mac,)
 
+    def prefixes(self) -> tuple[str, ...]:
+        return tuple(sorted(str(ipaddress.ip_network(address)) for address in self.connected))
+
+    def dark(self) -> tuple[str, ...]:
+        return () if self.carrier else self.prefixes()
+
     def on_link(self, addresses: Collection[str]) -> frozenset[str]:
         return frozenset(self.connected & set(addresses))
 
@@ -80,14 +101,14 @@ class FakeLayer2:
         addresses = {address for group in self.owned.values() for address in group.addresses}
         return sorted(ipaddress.ip_address(address).packed for address in addresses)
 
-    def counts(self, ips: Iterable[bytes]) -> Mapping[tuple[api.Metric, str], int]:
-        return {("gratuitous_sent", str(ipaddress.ip_address(ip))): 1 for ip in ips}
+    def counts(self, ips: Iterable[bytes]) -> Mapping[str, tuple[int, int, int]]:
+        return {str(ipaddress.ip_address(ip)): (0, 0, 1) for ip in ips}
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         return {}
 
     def conflicts(self) -> Mapping[tuple[str, str], str]:
-        return {}
+        return self._conflicts
 
     def ipvs_conflict(self) -> str:
         return ""

@@ -106,13 +106,13 @@ class LinkEdge:
             return
         self._reader.feed(data)
         self._loop.unwatch(self._sock.fileno())
-        self._loop.at(now, self._step)
+        self._step(now)
 
-    def _step(self, now: float) -> None:
-        """One event; then another one in the next turn, or more bytes."""
-        sock = self._sock
-        if sock is None:
+    def _step(self, now: float, sock: socket.socket | None = None) -> None:
+        """One event; then another one in the next turn, or more bytes. `sock` is whose turn it was to be."""
+        if self._sock is None or sock not in (None, self._sock):
             return
+        sock = self._sock
         try:
             event = self._reader.next()
         except stream.StreamError as failure:
@@ -121,9 +121,8 @@ class LinkEdge:
         if event is None:
             self._loop.watch(sock.fileno(), self._readable, Priority.LINK)
         else:
+            self._loop.soon(lambda now: self._step(now, sock))
             self._on_event(event, now)
-            self._loop.at(now, self._step)
-            self._loop.soon()
         if self._reader.asks():
             self._send(stream.again())
 

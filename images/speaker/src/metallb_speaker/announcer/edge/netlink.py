@@ -1,4 +1,4 @@
-"""rtnetlink: a socket that hears of changes, and one that reads what there is now.
+"""rtnetlink: a socket that hears of changes, and one that reads what there is now, in a thread of its own.
 
 Of a notification only its arrival counts (see `layer2.rtnetlink`), so neither a lost one (ENOBUFS) nor
 a truncated one matters. Changes in quick succession, as of pods that start, are read at most ten times a second.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import queue
 import socket
 import struct
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from metallb_speaker.announcer.edge.packet import attach
@@ -31,8 +35,8 @@ ANYWAY: Final = 60.0
 #: A picture of two moments may lack an interface that is there, which would silence it: it is thrown away, but for
 #: every so-many-th in a row, lest steady change keep us blind.
 TORN: Final = 10
-#: Datagrams (at most 32 KiB each) handled in one turn: about a millisecond.
-BATCH: Final = 4
+#: Octets of a datagram; the kernel fills at most 32 KiB.
+READ: Final = 1 << 16
 
 
 def monitor_filter() -> Block:
@@ -52,13 +56,57 @@ def monitor_filter() -> Block:
     ]
 
 
+class _Worker(threading.Thread):
+    """Asks the kernel and reads its answers, one datagram per order, beside the loop.
+
+    A dump waits for the lock that every change of an interface holds, for tens of milliseconds while pods start
+    and end. Orders and answers go through queues; `fd` is readable when there are answers.
+    """
+
+    def __init__(self, reader: socket.socket) -> None:
+        super().__init__(name="netlink", daemon=True)
+        self.reader = reader
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._answers: deque[tuple[bytes, int] | None] = deque()
+
+    def order(self, request: bytes) -> None:
+        """Send `request` unless it is empty, and read one datagram."""
+        self._orders.put(request)
+
+    def answers(self) -> Iterator[tuple[bytes, int] | None]:
+        """(datagram, flags) of each; None for an order that failed, or that nothing came for in PATIENCE seconds."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+        while self._answers:
+            yield self._answers.popleft()
+
+    def run(self) -> None:
+        while (request := self._orders.get()) is not None:
+            answer = None
+            with contextlib.suppress(OSError):
+                self.reader.settimeout(PATIENCE)
+                if request:
+                    self.reader.send(request)
+                data, _, flags, _ = self.reader.recvmsg(READ)
+                answer = data, flags
+            self._answers.append(answer)
+            os.eventfd_write(self.fd, 1)
+        self.reader.close()
+        os.close(self.fd)
+
+    def end(self) -> None:
+        """Close everything, as soon as the thread is through with what it does."""
+        self._orders.put(None)
+
+
 class Netlink:
     """Calls `changed(snapshot, now)` with each new picture of the interfaces."""
 
     def __init__(self, watch: Watch, unwatch: Unwatch, changed: Callable[[Snapshot, float], None]) -> None:
         self._watch, self._unwatch, self._changed = watch, unwatch, changed
         self._monitor: socket.socket | None = None
-        self._reader: socket.socket | None = None
+        self._worker: _Worker | None = None
         self._dump: Dump | None = None
         self._sequence = 0
         self._strict = False
@@ -69,25 +117,30 @@ class Netlink:
 
     def open(self, now: float) -> None:
         """Listen, and begin the first reading. Raises OSError."""
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._monitor = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self._monitor = socket.socket(socket.AF_NETLINK, kind | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         attach(self._monitor, monitor_filter())
         self._monitor.bind((0, GROUPS))
-        self._reader = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self._reader.bind((0, 0))
+        reader = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        reader.bind((0, 0))
         with contextlib.suppress(OSError):
-            self._reader.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+            reader.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
             self._strict = True
+        self._worker = _Worker(reader)
         self._watch(self._monitor.fileno(), self._on_monitor)
-        self._watch(self._reader.fileno(), self._on_reader)
+        self._watch(self._worker.fd, self._on_answers)
+        self._worker.start()
         self._start(now)
 
     def close(self) -> None:
-        for sock in (self._monitor, self._reader):
-            if sock is not None:
-                self._unwatch(sock.fileno())
-                sock.close()
-        self._monitor = self._reader = None
+        if self._monitor is not None:
+            self._unwatch(self._monitor.fileno())
+            self._monitor.close()
+            self._monitor = None
+        if self._worker is not None:
+            self._unwatch(self._worker.fd)
+            self._worker.end()
+            self._worker = None
 
     def deadline(self) -> float:
         if self._monitor is None:
@@ -122,7 +175,7 @@ class Netlink:
         self._next(now)
 
     def _next(self, now: float) -> None:
-        assert self._dump is not None and self._reader is not None  # noqa: S101, PT018
+        assert self._dump is not None and self._worker is not None  # noqa: S101, PT018
         request = self._dump.request()
         if request is None:
             snapshot, interrupted = self._dump.snapshot(), self._dump.interrupted
@@ -132,27 +185,21 @@ class Netlink:
             if not interrupted or (self._torn % TORN == 0 and snapshot.links):
                 self._changed(snapshot, now)
             return
-        self._retry_at = now + PATIENCE
-        with contextlib.suppress(OSError):  # tried again at `_retry_at`
-            self._reader.send(request)
+        self._retry_at = now + 2 * PATIENCE  # the worker says so before, if nothing comes
+        self._worker.order(request)
 
-    def _on_reader(self, now: float) -> None:
-        assert self._reader is not None  # noqa: S101
-        for _ in range(BATCH):
-            try:
-                data, _, flags, _ = self._reader.recvmsg(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._start_over()
-                return
+    def _on_answers(self, now: float) -> None:
+        assert self._worker is not None  # noqa: S101
+        for answer in self._worker.answers():
+            if answer is None:  # tried again at once, PACE after it began
+                self._dump, self._dirty = None, True
+                continue
             if self._dump is None:
                 continue
+            data, flags = answer
             if flags & socket.MSG_TRUNC:
                 self._dump.interrupted = True
             if self._dump.receive(data):
                 self._next(now)
-
-    def _start_over(self) -> None:
-        self._dump = None
-        self._dirty = True
+            else:
+                self._worker.order(b"")

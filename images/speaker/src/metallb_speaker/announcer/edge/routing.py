@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
-from metallb_speaker.announcer.edge.addresses import next_hops
+from metallb_speaker.announcer.edge.addresses import NextHops
 from metallb_speaker.announcer.edge.bfd import BfdEdge
 from metallb_speaker.announcer.edge.bgp import BgpEdge
 from metallb_speaker.announcer.layer2.api import Unwatch, Watch
@@ -15,7 +15,7 @@ class RoutingEdge:
     """Sockets for one `BgpSpeaker`; BFD's are watched at their own priority."""
 
     def __init__(self, machine: BgpSpeaker, watch_bgp: Watch, watch_bfd: Watch, unwatch: Unwatch) -> None:
-        self._bgp = BgpEdge(machine, watch_bgp, unwatch, next_hops=next_hops)
+        self._bgp = BgpEdge(machine, watch_bgp, unwatch, next_hops=NextHops())
         self._bfd = BfdEdge(machine, watch_bfd, unwatch)
 
     def act(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -60,6 +61,16 @@ def demand_hops(sock: socket.socket, *, version: int) -> None:
         sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255)
+
+
+def demand_no_hops(sock: socket.socket) -> None:
+    """At the end: a peer whose packets are refused for their TTL acknowledges nothing that we could see, so that what
+    is to be its last word of us, and our FIN, would wait behind the first octets for ever."""
+    with contextlib.suppress(OSError):
+        if sock.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 0)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, 0)
 
 
 def dial(peer: Address, port: int, *, source: str, password: str, gtsm: bool) -> socket.socket:

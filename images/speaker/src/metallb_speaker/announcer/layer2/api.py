@@ -92,7 +92,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class InterfacesChanged:
-    """Which interfaces are used, or what is on-link there, has changed: tell the others `on_link` anew."""
+    """What is used has changed, its MAC addresses or carriers, or what is on-link there: tell the others anew."""
 
     interfaces: tuple[str, ...]
 
@@ -114,6 +114,7 @@ class IpvsConflict:
 Event = Announcing | Conflict | ConflictGone | Claimed | ProbeResult | InterfacesChanged | Unreachable | IpvsConflict
 
 Metric = Literal["requests_received", "responses_sent", "gratuitous_sent"]
+METRICS: tuple[Metric, Metric, Metric] = ("requests_received", "responses_sent", "gratuitous_sent")
 
 
 class Layer2(Protocol):
@@ -131,8 +132,14 @@ class Layer2(Protocol):
     def renew(self, addresses: Iterable[str], now: float) -> None:
         """Announce those of `addresses` that are answered for anew, from the beginning: somebody else claimed them."""
 
+    def behind(self) -> bool:
+        """Whether some of what is owned waits to be taken into use: addresses that came by the hundred."""
+
     def set_members(self, macs: Iterable[str]) -> None:
-        """MAC addresses of all members' interfaces (`own_macs` of each): they are not foreign hosts."""
+        """MAC addresses of all members' interfaces (`own_macs` of each): they are not foreign hosts.
+
+        A conflict with one of them ends at once (`ConflictGone`): it was found before the address was known.
+        """
 
     def probe(self, address: str, now: float, wait: float = 0.05) -> None:
         """Ask the wire who holds `address`; a `ProbeResult` follows after at most `wait` seconds."""
@@ -152,6 +159,12 @@ class Layer2(Protocol):
     def own_macs(self) -> tuple[str, ...]:
         """MAC addresses that this node announces with."""
 
+    def prefixes(self) -> tuple[str, ...]:
+        """Prefixes to which a used interface has a connected route, but link-local ones: for `Members.set_prefixes`."""
+
+    def dark(self) -> tuple[str, ...]:
+        """Those of `prefixes` that no used interface with a carrier has."""
+
     def on_link(self, addresses: Collection[str]) -> frozenset[str]:
         """Those of `addresses` to which a used interface has a connected route (contract section 9)."""
 
@@ -161,8 +174,8 @@ class Layer2(Protocol):
     def owned_ips(self) -> list[bytes]:
         """What is owned now, each address once, packed: for asking `counts` in slices."""
 
-    def counts(self, ips: Iterable[bytes]) -> Mapping[tuple[Metric, str], int]:
-        """`counters` of these only."""
+    def counts(self, ips: Iterable[bytes]) -> Mapping[str, tuple[int, int, int]]:
+        """ip -> the counts of these only, in the order of METRICS."""
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         """(interface, reason) -> frames that reached us and were not answered."""

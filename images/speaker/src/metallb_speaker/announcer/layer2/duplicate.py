@@ -17,7 +17,7 @@ for everything beyond it (proxy ARP), and 0.12 would have announced it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
@@ -72,7 +72,6 @@ class _Check:
     strict: bool  # may be withheld
     probes: int = 0  # sent in this state
     unanswered: int = 0
-    mac: bytes = b""  # the foreign host's, while there is a conflict
     defended: float = -1e9
     told: float = -1e9
 
@@ -95,16 +94,19 @@ class Duplicates(Generic[K]):
     def __init__(self, grace: float = GRACE) -> None:
         self._grace = grace
         self._checks: dict[K, _Check] = {}
+        self._foreign: dict[K, bytes] = {}  # key in conflict -> MAC address of the foreign host
         self._timers: Timers[K] = Timers()
 
     def start(self, key: K, now: float, *, check: bool, strict: bool) -> bool:
         """Begin; True if the address is to be answered for at once (`check` False)."""
         self._checks[key] = _Check(State.CHECKING if check else State.TRUSTING, strict)
+        self._foreign.pop(key, None)
         self._timers.set(key, now if check else now + LATER[0])
         return not check
 
     def stop(self, key: K) -> None:
         self._checks.pop(key, None)
+        self._foreign.pop(key, None)
         self._timers.cancel(key)
 
     def state(self, key: K) -> State | None:
@@ -113,7 +115,7 @@ class Duplicates(Generic[K]):
 
     def conflicts(self) -> dict[K, bytes]:
         """The keys in conflict, with the foreign host's MAC address."""
-        return {key: check.mac for key, check in self._checks.items() if check.mac}
+        return self._foreign.copy()
 
     def foreign(self, key: K, mac: bytes, now: float) -> Step[K] | None:
         """A host that is no member holds the address of `key`."""
@@ -121,8 +123,8 @@ class Duplicates(Generic[K]):
         if check is None:
             return None
         check.unanswered = 0
-        before, known = check.state, check.mac
-        check.mac = mac
+        before, known = check.state, self._foreign.get(key)
+        self._foreign[key] = mac
         if not check.strict and before in (State.CHECKING, State.TRUSTING):
             check.state = State.DEFENDING
         else:
@@ -137,6 +139,17 @@ class Duplicates(Generic[K]):
             return Step(key, before=before, after=check.state, announce=True) if announce else None
         check.told = now
         return Step(key, before=before, after=check.state, mac=mac, announce=announce)
+
+    def members(self, macs: Container[bytes], now: float) -> list[Step[K]]:
+        """These MAC addresses are members', as is known now: no conflict with one of them is any."""
+        steps = []
+        for key in [key for key, mac in self._foreign.items() if mac in macs]:
+            check = self._checks[key]
+            withheld = check.state is State.WITHHELD
+            del self._foreign[key]
+            check.unanswered = 0
+            steps.append(self._move(key, check, Input.QUIET, now + (LATER[0] if withheld else SETTLED_EVERY)))
+        return steps
 
     def deadline(self) -> float:
         return self._timers.deadline()
@@ -169,7 +182,7 @@ class Duplicates(Generic[K]):
         # DEFENDING, WITHHELD: the probe before this one counts as unanswered until somebody is heard.
         if check.unanswered >= CONFLICT_MISSES:
             check.unanswered = 0
-            check.mac = b""
+            self._foreign.pop(key, None)
             next_due = now + (LATER[0] if check.state is State.WITHHELD else SETTLED_EVERY)
             return [self._move(key, check, Input.QUIET, next_due)]
         check.unanswered += 1

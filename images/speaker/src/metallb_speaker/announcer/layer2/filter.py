@@ -5,8 +5,8 @@ advertisements whose target is one of them. Nothing that is tagged for another V
 addressed to another host, or received through another interface. No address: everything is dropped.
 
 Exact while it fits `limit` instructions; else a covering superset, whose surplus the responder refuses.
-`FilterPlan` says when which program is due: a large exact one takes a millisecond to build and load, so
-while addresses come and go by the hundred a small superset stands in for it.
+`FilterPlan` says when which program is due: a large exact one takes milliseconds to build, so it is made in steps,
+and while addresses come and go by the hundred a small superset stands in for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from metallb_speaker.announcer.layer2 import bpf
@@ -32,36 +33,64 @@ COVER: Final = 48
 CALM: Final = 0.3
 PATIENCE: Final = 2.0  # seconds for which changes can keep the exact one away
 
+#: Addresses handled in one step: a few tenths of a millisecond.
+STEP: Final = 800
+
 Interval = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A program, and at most COVER intervals of the last 32 bits that hold all that it lets through."""
+
+    program: Block
+    cover: list[Interval]
 
 
 def arp_program(addresses: Iterable[bytes], ifindex: int, limit: int = bpf.MAX_INSTRUCTIONS) -> Block:
     """For a socket bound to ETH_P_ARP on `ifindex`. `addresses` are 4 octets each."""
-    wanted = _intervals(int.from_bytes(ip, "big") for ip in addresses)
-    if not wanted:
-        return list(bpf.DROP)
-    room = limit - len(_arp_head(bpf.DROP)) - len(_guard(ifindex, []))
-    return _guard(ifindex, _arp_head(_search(wanted, room)))
+    return _last(exact_slices(sorted(set(addresses)), 4, ifindex, limit))
 
 
 def ndp_program(addresses: Iterable[bytes], ifindex: int, limit: int = bpf.MAX_INSTRUCTIONS) -> Block:
     """For a socket bound to ETH_P_IPV6 on `ifindex`. `addresses` are 16 octets each."""
-    known = sorted(set(addresses))
-    if not known:
-        return list(bpf.DROP)
-    room = limit - len(_ndp_head(_guard(ifindex, [])))
-    prefixes: dict[bytes, list[int]] = {}
-    for ip in known:
-        prefixes.setdefault(ip[:12], []).append(int.from_bytes(ip[12:], "big"))
-    for leaf in LEAVES:
-        body = _prefixes([(prefix, _intervals(low)) for prefix, low in prefixes.items()], leaf)
-        if len(body) <= room:
-            break
+    return _last(exact_slices(sorted(set(addresses)), 16, ifindex, limit))
+
+
+def exact_slices(addresses: Sequence[bytes], width: int, ifindex: int, limit: int) -> Iterator[Exact | None]:
+    """The program for these (sorted, of `width` octets) in steps of a fraction of a millisecond; the last one gives it.
+
+    Exact if it fits `limit` instructions, else over a superset of the addresses.
+    """
+    if not addresses:
+        yield Exact(list(bpf.DROP), [])
+        return
+    groups: list[tuple[bytes, list[Interval]]] = []  # IPv6: the upper 96 bits, and intervals of the lower 32
+    for start in range(0, len(addresses), STEP):
+        _join(groups, addresses[start : start + STEP])
+        yield None
+    body: Block = []
+    if width == 4:
+        room = limit - len(_arp_head(bpf.DROP)) - len(_guard(ifindex, []))
+        for _ in _search_slices(body, groups[0][1], room):
+            yield None
+        program = _guard(ifindex, _arp_head(body))
     else:
-        # Too many: look at the last 32 bits alone, whatever the prefix.
-        low = _intervals(int.from_bytes(ip[12:], "big") for ip in known)
-        body = [(bpf.LD_W, 0, 0, 74), *_search(low, room - 1)]
-    return _ndp_head(_guard(ifindex, body))
+        room = limit - len(_ndp_head(_guard(ifindex, [])))
+        for _ in _prefix_slices(body, groups, room):
+            yield None
+        if not body:
+            # Too many: look at the last 32 bits alone, whatever the prefix.
+            body.append((bpf.LD_W, 0, 0, 74))
+            for _ in _search_slices(body, _merged(groups), room - 1):
+                yield None
+        program = _ndp_head(_guard(ifindex, body))
+    yield None
+    merged, cover = _merged(groups), list[Interval]()
+    if len(merged) > COVER:
+        for _ in _widen_slices(cover, merged, COVER):
+            yield None
+    yield Exact(program, cover or merged)
 
 
 def cover_program(cover: Sequence[Interval], ifindex: int, width: int) -> Block:
@@ -82,45 +111,61 @@ class FilterPlan:
         self.limit = bpf.MAX_INSTRUCTIONS
         self._ifindex = ifindex
         self._width = width
-        self._known: set[bytes] = set()
+        self._known: list[bytes] = []  # sorted
         self._cover: list[Interval] = []  # intervals of the last 32 bits that hold all that is known
         self._loose: float | None = None  # since when the superset over `_cover` stands in
         self._due = math.inf
+        self._work: Iterator[Exact | None] | None = None  # the exact program in the making
+        self._outdated = False  # something was removed meanwhile
 
     def add(self, ip: bytes, now: float) -> None:
-        if ip in self._known:
+        at = bisect.bisect_left(self._known, ip)
+        if at < len(self._known) and self._known[at] == ip:
             return
-        self._known.add(ip)
+        self._known.insert(at, ip)
+        if self._work is not None:  # for want of this address it is worthless
+            self._work = None
+            self._loose = None if self._loose is None else now
+        wider = self._include(int.from_bytes(ip[-4:], "big"))
         if len(self._known) <= SMALL:
             self._due = now
             return
-        if self._include(int.from_bytes(ip[-4:], "big")) or self._loose is None:
+        if wider or self._loose is None:
             self._loose = now if self._loose is None else self._loose
             self._due = -math.inf  # the small one, at once
         elif self._due > -math.inf:
             self._due = min(now + CALM, self._loose + PATIENCE)
 
     def remove(self, ip: bytes, now: float) -> None:
-        if ip in self._known:
-            self._known.discard(ip)
+        at = bisect.bisect_left(self._known, ip)
+        if at < len(self._known) and self._known[at] == ip:
+            del self._known[at]
+            self._outdated = True
             if self._due > now:
                 self._due = now if len(self._known) <= SMALL else min(self._due, now + CALM)
 
     def deadline(self) -> float:
         """When `program` is due; infinity if what is loaded is exact."""
-        return self._due
+        return self._due if self._work is None else -math.inf
 
     def program(self, now: float) -> Block | None:
-        """The program to load now, or None."""
-        if self._due > now:
-            return None
-        if self._due == -math.inf and self._loose is not None and now < self._loose + PATIENCE:
-            self._due = min(now + CALM, self._loose + PATIENCE)
-            return cover_program(self._cover, self._ifindex, self._width)
-        self._due, self._loose = math.inf, None
-        intervals = _intervals(int.from_bytes(ip[-4:], "big") for ip in self._known)
-        self._cover = intervals if len(intervals) <= COVER else _widen(intervals, COVER)
-        return (arp_program if self._width == 4 else ndp_program)(self._known, self._ifindex, self.limit)
+        """The program to load now, or None. An exact one of many addresses comes after some calls more."""
+        if self._work is None:
+            if self._due > now:
+                return None
+            if self._due == -math.inf and self._loose is not None and now < self._loose + PATIENCE:
+                self._due = min(now + CALM, self._loose + PATIENCE)
+                return cover_program(self._cover, self._ifindex, self._width)
+            self._work, self._outdated = exact_slices(self._known[:], self._width, self._ifindex, self.limit), False
+            if len(self._known) > SMALL:
+                return None
+        while (made := next(self._work)) is None:
+            if len(self._known) > SMALL:
+                return None
+        self._work = None
+        self._due, self._loose = now + CALM if self._outdated else math.inf, None
+        self._cover = made.cover
+        return made.program
 
     def _include(self, value: int) -> bool:
         """Widen the cover to hold `value`; False if it did."""
@@ -143,6 +188,11 @@ class FilterPlan:
         self.limit = max(64, min(self.limit, length) // 2)
         self._due = now
         return True
+
+
+def _last(steps: Iterator[Exact | None]) -> Block:
+    *_, made = steps
+    return made.program if made is not None else []
 
 
 def _guard(ifindex: int, then: Block) -> Block:
@@ -200,54 +250,106 @@ def _ndp_head(then: Block) -> Block:
     ]
 
 
-def _intervals(values: Iterable[int]) -> list[Interval]:
-    """Sorted, disjoint, neighbours joined."""
-    out: list[Interval] = []
-    first = last = -2
-    for value in sorted(values):
-        if value <= last + 1:
+def _join(groups: list[tuple[bytes, list[Interval]]], addresses: Sequence[bytes]) -> None:
+    """Add sorted addresses to the intervals by prefix; neighbours are joined."""
+    prefix, intervals = groups[-1] if groups else (None, [])
+    first, last = intervals.pop() if intervals else (-2, -2)
+    for ip in addresses:
+        value = int.from_bytes(ip[-4:], "big")
+        if value == last + 1 and ip[:-4] == prefix:
             last = value
+            continue
+        if last >= 0:
+            intervals.append((first, last))
+        if ip[:-4] != prefix:
+            prefix, intervals = ip[:-4], []
+            groups.append((prefix, intervals))
+        first = last = value
+    intervals.append((first, last))
+
+
+def _merged(groups: Sequence[tuple[bytes, list[Interval]]]) -> list[Interval]:
+    """The intervals of all prefixes together: sorted, disjoint, neighbours joined."""
+    if len(groups) == 1:
+        return groups[0][1]
+    out: list[Interval] = []
+    for first, last in sorted(itertools.chain.from_iterable(intervals for _, intervals in groups)):
+        if out and first <= out[-1][1] + 1:
+            out[-1] = out[-1][0], max(last, out[-1][1])
         else:
-            if last >= 0:
-                out.append((first, last))
-            first = last = value
-    if last >= 0:
-        out.append((first, last))
+            out.append((first, last))
     return out
 
 
-def _search(intervals: Sequence[Interval], room: int) -> Block:
+def _wide(intervals: Sequence[Interval]) -> int:
+    return sum([first != last for first, last in intervals])
+
+
+def _search_slices(out: Block, intervals: Sequence[Interval], room: int) -> Iterator[None]:
     """The exact search if it fits `room`, else over fewer, wider intervals: the widest gaps are kept."""
+    count, wide = len(intervals), _wide(intervals)
     for leaf in LEAVES:
-        if bpf.size(intervals, leaf) <= room:
-            return bpf.search(intervals, SNAP, leaf)
-    keep = len(intervals)
-    while keep > 1:
-        keep = keep * 3 // 4
-        wider = _widen(intervals, keep)
-        if bpf.size(wider, LEAVES[-1]) <= room:
-            return bpf.search(wider, SNAP, LEAVES[-1])
-    return [(bpf.RET, 0, 0, SNAP)]
+        if bpf.size(count, wide, leaf) <= room:
+            yield from bpf.search_slices(out, intervals, SNAP, leaf)
+            return
+    keep = min(count - 1, room // 2)
+    while keep > 0 and (excess := bpf.size(keep, keep, LEAVES[-1]) - room) > 0:
+        keep -= max(1, excess // 2)
+    if keep < 1:
+        out.append((bpf.RET, 0, 0, SNAP))
+        return
+    wider: list[Interval] = []
+    yield from _widen_slices(wider, intervals, keep)
+    yield from bpf.search_slices(out, wider, SNAP, LEAVES[-1])
 
 
-def _widen(intervals: Sequence[Interval], keep: int) -> list[Interval]:
-    """At most `keep` intervals that cover all of them: joined over the narrowest gaps."""
-    gaps = sorted(range(1, len(intervals)), key=lambda i: intervals[i - 1][1] - intervals[i][0])
-    cuts = [0, *sorted(gaps[: keep - 1]), len(intervals)]
-    return [(intervals[a][0], intervals[b - 1][1]) for a, b in itertools.pairwise(cuts)]
+def _widen_slices(out: list[Interval], intervals: Sequence[Interval], keep: int) -> Iterator[None]:
+    """At most `keep` intervals that cover all of them, appended to `out`: joined over the narrowest gaps."""
+    gaps = [right[0] - left[1] for left, right in itertools.pairwise(intervals)]
+    yield
+    least: float = sorted(gaps)[1 - keep] if keep > 1 else math.inf
+    yield
+    spare = keep - 1 - sum([gap > least for gap in gaps])  # of those that are as wide as the narrowest kept one
+    first = intervals[0][0]
+    for at, gap in enumerate(gaps):
+        if gap > least or (gap == least and spare > 0):
+            spare -= gap == least
+            out.append((first, intervals[at][1]))
+            first = intervals[at + 1][0]
+        if at % STEP == 0:
+            yield
+    out.append((first, intervals[-1][1]))
 
 
-def _prefixes(groups: Sequence[tuple[bytes, list[Interval]]], leaf: int, word: int = 0) -> Block:
-    """Search word by word through the 96 upper bits, then among the lower 32; groups are sorted by prefix."""
+def _prefix_slices(out: Block, groups: Sequence[tuple[bytes, list[Interval]]], room: int) -> Iterator[None]:
+    """Search among the upper 96 bits, then among the lower 32; nothing if that does not fit `room`."""
+    sizes = [(len(intervals), _wide(intervals)) for _, intervals in groups]
+    for leaf in LEAVES:
+        if sum(bpf.size(count, wide, leaf) for count, wide in sizes) + 8 > room:
+            continue
+        blocks = []
+        for prefix, intervals in groups:
+            block: Block = []
+            yield from bpf.search_slices(block, intervals, SNAP, leaf)
+            blocks.append((prefix, block))
+        body = _prefixes(blocks)
+        if len(body) <= room:
+            out += body
+            return
+        yield
+
+
+def _prefixes(groups: Sequence[tuple[bytes, Block]], word: int = 0) -> Block:
+    """Search word by word through the 96 upper bits, then the group's block; groups are sorted by prefix."""
     load = (bpf.LD_W, 0, 0, 62 + 4 * word)
     if word == 3:
-        return [load, *bpf.search(groups[0][1], SNAP, leaf)]
+        return [load, *groups[0][1]]
     children: list[tuple[int, Block]] = []
     start = 0
     for at in range(1, len(groups) + 1):
         value = groups[start][0][4 * word : 4 * word + 4]
         if at == len(groups) or groups[at][0][4 * word : 4 * word + 4] != value:
-            children.append((int.from_bytes(value, "big"), _prefixes(groups[start:at], leaf, word + 1)))
+            children.append((int.from_bytes(value, "big"), _prefixes(groups[start:at], word + 1)))
             start = at
     return [load, *_choose(children)]
 

@@ -19,16 +19,23 @@ from metallb_speaker.announcer.layer2.gratuitous import Gratuitous
 from metallb_speaker.announcer.layer2.interfaces import Link, Routes, Snapshot, judge, matches, packed, text
 from metallb_speaker.announcer.layer2.responder import Heard, Port
 from metallb_speaker.announcer.layer2.timers import Timers
+from metallb_speaker.announcer.lazy import Lazy
 
-#: Keys announced, and keys probed, in one `on_deadline`: about half a millisecond, so that BFD is not kept waiting.
-BURST: Final = 48
-#: Addresses taken into use in one `on_deadline`: each costs system calls for its filter and group.
-OWN_BURST: Final = 32
+#: Keys announced or probed in one `on_deadline`: a quarter of a millisecond, so that BFD is not kept waiting.
+BURST: Final = 16
+#: Addresses taken into use in one `on_deadline`, at most: each costs system calls for its filter and group.
+OWN_BURST: Final = 8
+#: Groups whose interfaces are found anew in one `on_deadline`: a quarter of a millisecond.
+PLACED: Final = 64
 
 #: Bounds on what a stranger on the LAN can make us remember or tell, by forging frames as fast as the wire takes them:
 #: MAC addresses in one answer to `probe`, and seconds between two `Claimed` for one address.
 MACS: Final = 8
 CLAIM_INTERVAL: Final = 0.2
+
+#: After a cable came back, before anything is announced on it: the other speakers, who may have replaced us
+#: meanwhile, are heard within that time. One frame of ours in their hosts' caches would be an outage until their next.
+PLUGGED: Final = 0.25
 
 _CONFLICT: Final = (State.DEFENDING, State.WITHHELD)
 
@@ -55,6 +62,7 @@ class Layer2Machine:
         self._groups: dict[str, api.OwnedGroup] = {}
         self._keys: dict[str, tuple[Key, ...]] = {}  # group -> what it needs
         self._holders: dict[Key, int] = {}  # how many groups need it
+        self._ips: dict[bytes, int] = {}  # on how many interfaces each is needed
         self._interfaces: dict[int, _Interface] = {}
         self._links: dict[int, Link] = {}
         self._own_macs: frozenset[bytes] = frozenset()
@@ -73,7 +81,9 @@ class Layer2Machine:
         self._sent: dict[bytes, int] = {}  # gratuitous frames by address
         self._pending: list[tuple[int, bytes]] = []
         self._changed: Changes = {}
+        self._unplaced: dict[str, api.OwnedGroup] = {}  # groups whose interfaces are to be found anew
         self._queue: dict[Key, bool] = {}  # to be taken into use -> with a check first
+        self.burst = OWN_BURST  # the edge, which knows what it costs, may lower it
         self._events: list[api.Event] = []
         self._now = 0.0
 
@@ -92,6 +102,7 @@ class Layer2Machine:
         for key in [key for key in self._groups if key not in groups]:
             del self._groups[key]
             self._need(key, (), now, check=False)
+            self._unplaced.pop(key, None)
             self._unreachable.discard(key)
 
     def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
@@ -104,6 +115,7 @@ class Layer2Machine:
         for key, group in groups.items():  # last, as in `set`
             if group is None and self._groups.pop(key, None) is not None:
                 self._need(key, (), now, check=False)
+                self._unplaced.pop(key, None)
                 self._unreachable.discard(key)
 
     def renew(self, addresses: Iterable[str], now: float) -> None:
@@ -115,28 +127,37 @@ class Layer2Machine:
                     self._gratuitous.start((index, ip), now)
 
     def set_members(self, macs: Iterable[str]) -> None:
-        self._members = frozenset(eth.mac_bytes(mac) for mac in macs)
+        members = frozenset(eth.mac_bytes(mac) for mac in macs)
+        if members != self._members:
+            self._members = members
+            for step in self._duplicates.members(members, self._now):
+                self._follow(step, self._now)
 
     def links(self, snapshot: Snapshot, now: float) -> None:
         """The interfaces as they are now."""
         self._now = now
         if snapshot == self._snapshot:
             return
-        routes_changed = snapshot.on_link != self._snapshot.on_link
+        told, used_before = self._told(), self.used()
         before, self._snapshot = self._links, snapshot
-        used_before = self.used()
         self._links = {link.index: link for link in snapshot.links}
         self._reasons = judge(snapshot.links)
         self._routes = Routes(snapshot.on_link)
         self._link_local = dict(snapshot.link_local)
         self._own_macs = frozenset(link.mac for link in snapshot.links if link.mac)
-        self._matching.clear()
-        for index, interface in list(self._interfaces.items()):
-            link = self._links.get(index)
-            if link is None or link.mac != interface.link.mac or self._reasons[index] not in ("", "virtual"):
+        known, self._matching = self._matching, {}
+        dropped = False
+        for index in {*self._interfaces, *(key[0] for key in self._queue)}:
+            link, interface = self._links.get(index), self._interfaces.get(index)
+            changed = interface is not None and link is not None and link.mac != interface.link.mac
+            if link is None or changed or self._reasons[index] not in ("", "virtual"):
                 self._drop_interface(index)
-        for group in self._groups.values():
-            self._place(group, now)
+                dropped = True
+        # Pods' interfaces come and go all the time, and matter to no group.
+        moved = {patterns for patterns, indexes in known.items() if self._match(*patterns) != indexes}
+        if moved or dropped or not known or not used_before:
+            self._unplaced.update(self._groups)
+            self._place_some(now)
         for index, interface in self._interfaces.items():
             link = self._links[index]
             was = before.get(index)
@@ -145,13 +166,18 @@ class Layer2Machine:
                 # The cable came back, perhaps into another switch: tell it, and those behind it, where we are.
                 for key in self._holders:
                     if key[0] == index and key in self._gratuitous:
-                        self._gratuitous.start(key, now)
-        if self.used() != used_before or routes_changed:
+                        self._gratuitous.start(key, now + PLUGGED)
+        if self._told() != told:
             self._events.append(api.InterfacesChanged(self.used()))
 
     def at(self, now: float) -> None:
         """The time of what is fed to ports directly (`ports`), past `receive`: the edge's short cut."""
         self._now = now
+
+    @property
+    def behind(self) -> bool:
+        """Some addresses wait to be taken into use."""
+        return bool(self._queue or self._unplaced)
 
     @property
     def busy(self) -> bool:
@@ -180,17 +206,20 @@ class Layer2Machine:
     # --- time --------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        if self._pending or self._changed or self._queue:
+        if self._pending or self._changed or self._queue or self._unplaced:
             return self._now
         return min(self._gratuitous.deadline(), self._duplicates.deadline(), self._probe_timers.deadline())
 
     def on_deadline(self, now: float) -> None:
         self._now = now
-        for key in list(itertools.islice(self._queue, OWN_BURST)):
+        if self._unplaced:
+            self._place_some(now)
+        for key in list(itertools.islice(self._queue, self.burst)):
             self._own(key, now, check=self._queue.pop(key))
-        for step in self._duplicates.due(now, BURST):
+        steps = self._duplicates.due(now, BURST)
+        for step in steps:
             self._follow(step, now)
-        for key in self._gratuitous.due(now, BURST):
+        for key in self._gratuitous.due(now, max(BURST // 4, BURST - len(steps))):
             self._announce(key)
         while (ip := self._probe_timers.pop(now)) is not None:
             probe = self._probes.pop(ip)
@@ -227,30 +256,37 @@ class Layer2Machine:
         return tuple(sorted(self._links[index].name for index in self._usable()))
 
     def own_macs(self) -> tuple[str, ...]:
-        return tuple(sorted({eth.mac_text(self._links[i].mac) for i in self._usable()}))
+        return tuple(sorted({eth.mac_text(self._links[i].mac) for i in self._announcing()}))
+
+    def prefixes(self) -> tuple[str, ...]:
+        used = self._announcing()
+        found = {r.network for r in self._snapshot.on_link if r.index in used and not r.network.is_link_local}
+        return tuple(sorted(map(str, found)))
+
+    def dark(self) -> tuple[str, ...]:
+        used = self._announcing()
+        lit = {str(r.network) for r in self._snapshot.on_link if r.index in used and self._links[r.index].carrier}
+        return tuple(prefix for prefix in self.prefixes() if prefix not in lit)
 
     def on_link(self, addresses: Collection[str]) -> frozenset[str]:
-        used = set(self._usable())
+        used = self._announcing()
         return frozenset(a for a in addresses if used & self._routes.interfaces(packed(a)))
 
     def counters(self) -> dict[tuple[api.Metric, str], int]:
-        return self.counts(self.owned_ips())
+        counts = self.counts(self.owned_ips()).items()
+        return {(metric, ip): values[at] for at, metric in enumerate(api.METRICS) for ip, values in counts}
 
     def owned_ips(self) -> list[bytes]:
-        return list(dict.fromkeys([ip for _, ip in self._holders]))
+        return list(self._ips)
 
-    def counts(self, ips: Iterable[bytes]) -> dict[tuple[api.Metric, str], int]:
-        out: dict[tuple[api.Metric, str], int] = {}
+    def counts(self, ips: Iterable[bytes]) -> dict[str, tuple[int, int, int]]:
+        out: dict[str, tuple[int, int, int]] = {}
         for ip in ips:
             for index, interface in self._interfaces.items():
                 answer = interface.port.get(ip) if (index, ip) in self._holders else None
-                if answer is None:
-                    continue  # not taken into use yet
-                received: tuple[api.Metric, str] = ("requests_received", answer.address)
-                sent: tuple[api.Metric, str] = ("responses_sent", answer.address)
-                out[received] = out.get(received, 0) + answer.received
-                out[sent] = out.get(sent, 0) + answer.sent
-                out["gratuitous_sent", answer.address] = self._sent.get(ip, 0)
+                if answer is not None:  # else not taken into use yet
+                    received, sent, _ = out.get(answer.address, (0, 0, 0))
+                    out[answer.address] = received + answer.received, sent + answer.sent, self._sent.get(ip, 0)
         return out
 
     def drops(self) -> dict[tuple[str, str], int]:
@@ -265,21 +301,30 @@ class Layer2Machine:
         return {(text(ip), self._interfaces[index].link.name): eth.mac_text(mac) for (index, ip), mac in found}
 
     def status(self) -> dict[str, Any]:
-        addresses: dict[str, dict[str, str]] = {}
-        for index, ip in self._holders:
-            state = self._duplicates.state((index, ip))
-            addresses.setdefault(text(ip), {})[self._links[index].name] = state.value if state else "queued"
+        def states(ip: bytes) -> dict[str, str] | None:
+            here = [(index, link.name) for index, link in self._links.items() if (index, ip) in self._holders]
+            found = {name: self._duplicates.state((index, ip)) for index, name in here}
+            return {name: state.value if state else "queued" for name, state in found.items()} or None
+
         return {
             "interfaces": {link.name: self._reasons[i] or "used" for i, link in sorted(self._links.items())},
-            "addresses": addresses,
+            "addresses": Lazy(self.owned_ips(), states, text),
             "conflicts": {f"{ip} on {name}": mac for (ip, name), mac in self.conflicts().items()},
             "unreachable": sorted(self._unreachable),
         }
 
     # --- inside --------------------------------------------------------------------------------------
 
+    def _told(self) -> tuple[object, ...]:
+        """What `InterfacesChanged` is about."""
+        return self.used(), self.own_macs(), self.prefixes(), self.dark()
+
     def _usable(self) -> list[int]:
         return [index for index, reason in self._reasons.items() if not reason]
+
+    def _announcing(self) -> frozenset[int]:
+        """Those in use, and others that a group names: there, too, are our frames and what is on-link."""
+        return frozenset(self._usable()).union(*self._matching.values())
 
     def _match(self, interfaces: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[int, ...]:
         found = self._matching.get((interfaces, exclude))
@@ -302,7 +347,7 @@ class Layer2Machine:
             if any(key[0] == index for key in keys):
                 self._keys[name] = tuple(key for key in keys if key[0] != index)
         for key in [key for key in self._holders if key[0] == index]:
-            del self._holders[key]
+            self._unhold(key)
             self._queue.pop(key, None)
             self._claimed.pop(key, None)
             self._gratuitous.stop(key)
@@ -310,12 +355,22 @@ class Layer2Machine:
         for probe in self._probes.values():
             if index in probe.ports:
                 probe.ports.remove(index)
-        del self._interfaces[index]
+        self._interfaces.pop(index, None)
         self._changed[index, b""] = None
+
+    def _place_some(self, now: float) -> None:
+        """Some of the groups whose interfaces are to be found anew."""
+        for name in list(itertools.islice(self._unplaced, PLACED)):
+            self._place(self._unplaced[name], now)
 
     def _place(self, group: api.OwnedGroup, now: float) -> None:
         """Compute where the group's addresses are answered for, and follow the difference."""
-        indexes = self._match(group.interfaces, group.exclude_interfaces)
+        self._unplaced.pop(group.key, None)
+        patterns = group.interfaces, group.exclude_interfaces
+        before = None if patterns in self._matching else self._announcing()
+        indexes = self._match(*patterns)
+        if before is not None and not before.issuperset(indexes):
+            self._events.append(api.InterfacesChanged(self.used()))
         if indexes or not self._links:
             self._unreachable.discard(group.key)
         elif group.key not in self._unreachable:
@@ -333,13 +388,21 @@ class Layer2Machine:
         for key in keys:
             self._holders[key] = self._holders.get(key, 0) + 1
             if self._holders[key] == 1:
+                self._ips[key[1]] = self._ips.get(key[1], 0) + 1
                 self._queue[key] = check
         for key in before:
             self._holders[key] -= 1
             if not self._holders[key]:
-                del self._holders[key]
+                self._unhold(key)
                 if self._queue.pop(key, None) is None:
                     self._disown(key)
+
+    def _unhold(self, key: Key) -> None:
+        """No group needs it any more, or its interface is gone."""
+        del self._holders[key]
+        self._ips[key[1]] -= 1
+        if not self._ips[key[1]]:
+            del self._ips[key[1]]
 
     def _own(self, key: Key, now: float, *, check: bool) -> None:
         index, ip = key
@@ -352,7 +415,7 @@ class Layer2Machine:
         self._claimed.pop(key, None)
         self._gratuitous.stop(key)
         self._duplicates.stop(key)
-        if not any((index, key[1]) in self._holders for index in self._interfaces):
+        if key[1] not in self._ips:
             self._sent.pop(key[1], None)
         self._forget(key)
 

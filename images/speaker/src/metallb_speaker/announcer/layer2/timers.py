@@ -1,11 +1,19 @@
-"""Deadlines by key: a heap with lazy deletion, so that thousands of addresses cost nothing while idle."""
+"""Deadlines by key: a heap with lazy deletion, so that thousands of addresses cost nothing while idle.
+
+Deadlines that were cancelled or moved by the thousand, and come due at once, are thrown away some per call.
+"""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+#: Entries of the heap that one call throws away at most.
+PRUNED: Final = 48
+#: Below this many entries (two megabytes) a heap is never cleared of the dead in one go: that takes a millisecond.
+MANY: Final = 20_000
 
 K = TypeVar("K", bound=Hashable)
 
@@ -26,7 +34,7 @@ class Timers(Generic[K]):
         self._serial += 1
         self._due[key] = (due, self._serial)
         heapq.heappush(self._heap, (due, self._serial, key))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._due):
+        if len(self._heap) > MANY and len(self._heap) > 4 * len(self._due):
             self._heap = [(at, serial, k) for k, (at, serial) in self._due.items()]
             heapq.heapify(self._heap)
 
@@ -34,20 +42,26 @@ class Timers(Generic[K]):
         self._due.pop(key, None)
 
     def deadline(self) -> float:
-        """The earliest deadline; infinity without one."""
+        """The earliest deadline, infinity without one. Too early while there is much to throw away: ask again."""
         self._prune()
         return self._heap[0][0] if self._heap else math.inf
 
     def pop(self, now: float) -> K | None:
-        """A key whose deadline is not after `now`, its deadline removed; None if there is none."""
-        self._prune()
-        if not self._heap or self._heap[0][0] > now:
+        """A key whose deadline is not after `now`, its deadline removed; None if there is none.
+
+        None also while there is much to throw away; `deadline` tells.
+        """
+        if not self._prune() or not self._heap or self._heap[0][0] > now:
             return None
         key = heapq.heappop(self._heap)[2]
         del self._due[key]
         return key
 
-    def _prune(self) -> None:
+    def _prune(self) -> bool:
+        """Whether the first entry holds."""
         heap = self._heap
-        while heap and self._due.get(heap[0][2]) != heap[0][:2]:
+        for _ in range(PRUNED):
+            if not heap or self._due.get(heap[0][2]) == heap[0][:2]:
+                return True
             heapq.heappop(heap)
+        return False

@@ -42,6 +42,12 @@ class Members(Protocol):
     def set_macs(self, macs: Iterable[str], now: float) -> None:
         """The MAC addresses that this node announces with (`Layer2.own_macs`): members tell each other."""
 
+    def set_prefixes(self, prefixes: Iterable[str], now: float) -> None:
+        """The prefixes that this node has a connected route to (`Layer2.prefixes`): members tell each other.
+
+        Beyond `wire.MAX_PREFIXES` nothing is said of them, as by an older version.
+        """
+
     def turn(self, now: float) -> bool:
         """Call first in every turn. True: this process was stopped; drop unread whatever the sockets hold."""
 
@@ -56,6 +62,15 @@ class Members(Protocol):
 
     def on_deadline(self, now: float) -> None:
         """Do what is due: beats, probes, suspicions, gossip."""
+
+    def call(self, name: str, now: float) -> None:
+        """`name`, which is not heard, showed itself on the wire: say hello to it at once."""
+
+    def cut_off(self, now: float) -> bool:
+        """Whether this node heard nobody, or was heard by nobody, not long ago, and no majority is with it."""
+
+    def hears(self, now: float) -> bool:
+        """Whether any other member was heard just now."""
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""

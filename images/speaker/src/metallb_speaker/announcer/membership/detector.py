@@ -9,7 +9,7 @@ from random import Random
 
 from metallb_speaker.announcer.membership import probe, ring
 from metallb_speaker.announcer.membership.health import Health
-from metallb_speaker.announcer.membership.messages import Ack, Message, Nack, Ping, PingReq, Status
+from metallb_speaker.announcer.membership.messages import Ack, Nack, Ping, PingReq, Record, Status
 from metallb_speaker.announcer.membership.peers import Peer
 from metallb_speaker.announcer.membership.table import Table
 from metallb_speaker.announcer.membership.timings import Timings
@@ -156,12 +156,14 @@ class Detector:
             timeout = self.health.stretch(self._timings.timeout)
             self._probe = probe.Probe(target, sequence, now, timeout, now + timeout)
 
-    def ping(self, peer: Peer, *more: Message) -> int:
-        """Ping, and tell a suspect that it is one (Lifeguard's buddy system). Gives the sequence."""
+    def ping(self, peer: Peer, *more: Record) -> int:
+        """Ping, and tell a suspect that it is one (Lifeguard's buddy system), and `more`. Gives the sequence."""
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
         suspected = peer.record is not None and peer.record.status is Status.SUSPECT
         told = (peer.record,) if suspected and peer.record is not None else ()
-        self._net.send(peer, *told, *more, Ping(self._sequence))
+        ping = Ping(self._sequence)
+        # Of nodes with long names and many prefixes not all records fit.
+        self._net.send(peer, *self._net.fitting((*told, *more), ping), ping)
         return self._sequence
 
     def ask(self, target: Peer, sequence: int = 0) -> int:

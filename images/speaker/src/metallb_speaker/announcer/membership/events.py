@@ -29,6 +29,7 @@ class Standing:
     suspect: bool = False
     cluster_only: bool = False  # nothing was ever heard: the tier rests on the cluster's view alone
     macs: tuple[str, ...] = ()  # that it announces with; empty: not known
+    prefixes: tuple[str, ...] | None = None  # that it has a connected route to; None: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class Status(IntEnum):
 class Record:
     """What is said of one member: the unit of gossip.
 
-    Only the member itself raises `incarnation`, and only it sets `settled`, `leaving`, `macs` and `port`.
+    Only the member itself raises `incarnation`, and only it sets `settled`, `leaving`, `macs`, `prefixes` and `port`.
     `boot` tells one life of its process from the next. `accuser` is who suspects it, if SUSPECT.
     """
 
@@ -33,6 +33,7 @@ class Record:
     leaving: bool = False
     macs: tuple[str, ...] = ()
     accuser: str = ""
+    prefixes: tuple[str, ...] | None = None  # that it has a connected route to, as text; None: it does not say
 
 
 @dataclass(frozen=True, slots=True)

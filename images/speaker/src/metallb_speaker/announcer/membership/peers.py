@@ -48,11 +48,16 @@ class Peer:
     endpoint: Endpoint | None = None
     settled_for: int | None = None  # tenths of seconds, by its last Hello; None: it never said
     silent_since: float = NEVER_HEARD  # failed, left or listed and unheard
+    back_at: float = NEVER_HEARD  # when it was alive again after we had given it up
 
     @property
     def alive(self) -> bool:
         """By membership: alive or merely suspected."""
         return self.record is not None and self.record.status <= Status.SUSPECT
+
+    def gone(self, now: float, within: float) -> bool:
+        """Whether we hold it for gone, or did until `within` seconds ago."""
+        return self.record is not None and (not self.alive or now - self.back_at <= within)
 
     @property
     def listed_alive(self) -> bool:
@@ -66,9 +71,10 @@ class Peer:
             tier = Tier.SETTLED if self.listed_alive else Tier.SILENT
             return Standing(self.name, tier, cluster_only=True, macs=record.macs if record else ())
         if record.status > Status.SUSPECT:
-            return Standing(self.name, Tier.SILENT, macs=record.macs)
+            return Standing(self.name, Tier.SILENT, macs=record.macs, prefixes=record.prefixes)
         tier = Tier.LEAVING if record.leaving else Tier.SETTLED if record.settled else Tier.NEW
-        return Standing(self.name, tier, self.doubted or record.status is Status.SUSPECT, macs=record.macs)
+        suspect = self.doubted or record.status is Status.SUSPECT
+        return Standing(self.name, tier, suspect, macs=record.macs, prefixes=record.prefixes)
 
     def target(self, own_family: int, port: int) -> Endpoint | None:
         """Where to send: whence it was last heard, unless the cluster lists other addresses by now."""

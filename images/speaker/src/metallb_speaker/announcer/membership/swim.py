@@ -18,15 +18,14 @@ from random import Random
 from typing import Any
 
 from metallb_speaker.announcer.membership.api import Endpoint
+from metallb_speaker.announcer.membership.contact import Contact
 from metallb_speaker.announcer.membership.detector import Detector
 from metallb_speaker.announcer.membership.events import (
-    Degraded,
     Event,
     Fresh,
     Ready,
     Received,
     Replaced,
-    Restored,
     Standing,
     Stopped,
     Tier,
@@ -50,7 +49,7 @@ from metallb_speaker.announcer.membership.peers import Peer
 from metallb_speaker.announcer.membership.table import MAX_INCARNATION, Table
 from metallb_speaker.announcer.membership.timings import DEFAULT, Timings
 from metallb_speaker.announcer.membership.transport import Transport
-from metallb_speaker.announcer.membership.wire import MAX_MACS
+from metallb_speaker.announcer.membership.wire import MAX_MACS, MAX_PREFIXES
 from metallb_speaker.desired import Member
 
 #: To a member that we hold for gone and that talks to us: we tell it so, at most this often.
@@ -79,10 +78,10 @@ class Membership:
         self._net = Transport(self._table, keyring, address, port, rng, timings)
         self._enabled = bool(keyring)
         self._detector = Detector(self._table, self._net, rng, timings, now)
-        self._hellos: list[str] = []  # to be greeted, paced
-        self._degraded: tuple[str, ...] = ()
+        self._contact = Contact(self._table, self._net, self._detector, rng, timings, now)
         # Joining and settling.
         self._listed = False
+        self._self_alive = True  # by the cluster's word, which alone counts without keys
         self._joined = False
         self._returner = False
         self._join_until = now + timings.lone_wait
@@ -97,20 +96,21 @@ class Membership:
         self._answered = False
         # Timers.
         self._beat_at = now
-        self._contact_at = now + timings.contact
-        self._hello_at = now
-        self._news_at = now
         self._stand()
 
     # --- what the caller says ----------------------------------------------------------------------
 
     def set(self, seeds: Iterable[Member], now: float) -> None:
         """See `api.Members.set`."""
+        seeds = list(seeds)
         fresh = self._table.list_members(seeds, now)
         if not self._listed:
             self._listed = True
             self._join_until = now + self._timings.lone_wait
-        self._hellos += [peer.name for peer in fresh if not peer.alive]
+        self._contact.greet([peer.name for peer in fresh if not peer.alive])
+        self._self_alive = all(member.alive for member in seeds if member.key == self.name)
+        if not self._enabled and self._net.own.settled and not self._self_alive:
+            self._renew(now, settled=False)  # the others go by the same word, and take over
         self._try_ready(now)
 
     def set_macs(self, macs: Iterable[str], now: float) -> None:
@@ -119,11 +119,25 @@ class Membership:
         if sorted_macs != self._net.own.macs:
             self._renew(now, macs=sorted_macs)
 
+    def set_prefixes(self, prefixes: Iterable[str], now: float) -> None:
+        """See `api.Members.set_prefixes`."""
+        said: tuple[str, ...] | None = tuple(sorted(set(prefixes)))
+        if said is not None and len(said) > MAX_PREFIXES:
+            said = None
+        if said != self._net.own.prefixes:
+            self._net.own = replace(self._net.own, prefixes=said)
+            self._renew(now)
+
     def send(self, to: str, message: Claim | Released | Handover, now: float) -> None:
         """See `api.Members.send`."""
         peer = self._table.peers.get(to)
         if peer is not None and self._enabled:
             self._net.send(peer, message, most=2)
+
+    def call(self, name: str, now: float) -> None:
+        """See `api.Members.call`."""
+        if self._enabled:
+            self._contact.call(name, now)
 
     def leave(self, now: float) -> None:
         """See `api.Members.leave`."""
@@ -166,6 +180,14 @@ class Membership:
         """See `api.Members.ready`."""
         return self._joined and self._stopped_at is None
 
+    def cut_off(self, now: float) -> bool:
+        """See `api.Members.cut_off`."""
+        return now - self._cut_at <= self._timings.cut_memory and self._table.side(now) <= 0
+
+    def hears(self, now: float) -> bool:
+        """See `api.Members.hears`."""
+        return bool(self._table.alive) and now - self._detector.last_heard <= self._timings.worry
+
     def drops(self) -> Mapping[str, int]:
         """See `api.Members.drops`."""
         return self._net.drops
@@ -177,7 +199,7 @@ class Membership:
             "ready": self.ready,
             "generation": self.generation,
             "localHealth": self._detector.health.score,
-            "blocked": list(self._degraded),
+            "blocked": list(self._contact.blocked),
             "neighbours": sorted(self._detector.watches),
             "dropped": dict(self._net.drops),
             "members": {
@@ -186,6 +208,7 @@ class Membership:
                     "suspect": standing.suspect,
                     "byClusterOnly": standing.cluster_only,
                     "macs": list(standing.macs),
+                    "onLink": None if standing.prefixes is None else list(standing.prefixes),
                 }
                 for standing in self._table.standings.values()
             },
@@ -250,8 +273,9 @@ class Membership:
         match message:
             case Record():
                 if message.name == self.name:
-                    self._told_of_self(message, now)
-                else:
+                    self._told_of_self(peer, message, now)
+                elif message.status is not Status.FAILED or not peer.gone(now, self._timings.mutual):
+                    # (One that has just been cut off itself gave everybody up: that says nothing.)
                     known = message.name in self._table.alive
                     self._table.merge(message, now)
                     if not known and message.name in self._table.alive:
@@ -284,7 +308,7 @@ class Membership:
             self._try_fresh(now)
         self._detector.acked(sequence, now)
 
-    def _told_of_self(self, record: Record, now: float) -> None:
+    def _told_of_self(self, peer: Peer, record: Record, now: float) -> None:
         own = self._net.own
         if record.incarnation > MAX_INCARNATION or own.status is Status.LEFT:
             return
@@ -297,7 +321,16 @@ class Membership:
         if ours and record.status is Status.SUSPECT:
             self._detector.health.worse()
         replaced = ours and record.status is Status.FAILED and now - self._cut_at <= self._timings.cut_memory
-        if replaced:
+        if replaced and peer.gone(now, self._timings.mutual):
+            # We had given it up, too: the smaller side was cut off. Of halves nothing tells which; one name goes on.
+            side = self._table.side(now)
+            replaced = side < 0 or (side == 0 and self.name > peer.name)
+            if replaced and side == 0:
+                self._table.events.append(Replaced())  # it hands over in order, for the others may have nothing yet
+                self._settle_at = now + self._timings.settle
+            elif replaced:
+                self._rejoin(now)
+        elif replaced:
             self._rejoin(now)
         settled = own.settled and not replaced
         news = record.status is not Status.SUSPECT
@@ -314,7 +347,8 @@ class Membership:
         self._settle_at = float("inf")
         for peer in self._table.peers.values():
             peer.settled_for = None
-        self._hellos = list(self._table.peers)
+        self._contact.joined = False
+        self._contact.greet(list(self._table.peers))
 
     def _try_ready(self, now: float) -> None:
         """Ready once all whom the cluster calls alive have said hello, or the wait for them is over."""
@@ -326,14 +360,14 @@ class Membership:
         answered = bool(expected) and all(peer.settled_for is not None and peer.alive for peer in expected)
         if now < self._join_until and not (answered and self._enabled):
             return
-        self._joined = True
+        self._joined = self._contact.joined = True
         self._settle_at = now + self._timings.settle
         self._table.events.append(Ready())
         old = 10 * self._timings.settle
         unheard = any(peer.listed_alive and not peer.alive for peer in peers)
         settled = [peer for peer in peers if peer.alive and peer.record is not None and peer.record.settled]
         young = all(peer.settled_for is not None and peer.settled_for < old for peer in settled)
-        if not self._enabled or (young and not unheard and not self._returner):
+        if (young and not unheard and not self._returner) if self._enabled else self._self_alive:
             self._settle(now)
         self._stand()
 
@@ -343,11 +377,15 @@ class Membership:
         self._renew(now, settled=True)
 
     def _maybe_settle(self, now: float) -> None:
-        """In time, or as soon as nobody else is settled: then there is nothing to wait for."""
+        """In time, or as soon as nobody else is settled: then there is nothing to wait for.
+
+        Where nobody has ever been heard, everybody goes by the cluster's word: the others have us settled, too.
+        """
         if self._net.own.settled or not self.ready:
             return
         alone = not any(s.tier is Tier.SETTLED for s in self._table.standings.values())
-        if now >= self._settle_at or alone:
+        deaf = all(peer.record is None for peer in self._table.peers.values())
+        if alone or (self._enabled and now >= self._settle_at) or (deaf and self._self_alive):
             self._settle(now)
 
     def _renew(
@@ -376,7 +414,7 @@ class Membership:
     def _stand(self) -> None:
         own = self._net.own
         tier = Tier.LEAVING if own.leaving else Tier.SETTLED if own.settled else Tier.NEW
-        standing = Standing(self.name, tier, macs=own.macs)
+        standing = Standing(self.name, tier, macs=own.macs, prefixes=own.prefixes)
         if self._table.standings.get(self.name) != standing:
             self._table.standings[self.name] = standing
             self._table.generation += 1
@@ -385,13 +423,9 @@ class Membership:
 
     def deadline(self) -> float:
         """See `api.Members.deadline`."""
-        due = min(self._beat_at, self._contact_at)
+        due = min(self._beat_at, self._contact.deadline(enabled=self._enabled))
         if self._enabled:  # nobody is probed without keys: those times do not move on
             due = min(due, self._detector.deadline())
-        if self._table.news and self._enabled:
-            due = min(due, self._news_at)
-        if self._hellos:
-            due = min(due, self._hello_at)
         for suspicion in self._table.suspicions.values():
             due = min(due, suspicion.deadline())
         self._expected = max(due, self._expected)
@@ -401,11 +435,7 @@ class Membership:
         """See `api.Members.on_deadline`."""
         self.turn(now)
         timings = self._timings
-        if self._hellos and now >= self._hello_at:
-            self._greet(now)
-        if now >= self._contact_at:
-            self._contact_at = now + timings.contact
-            self._contact(now)
+        self._contact.on_deadline(now, enabled=self._enabled)
         self._try_ready(now)
         self._try_fresh(now)
         if self._enabled:
@@ -421,47 +451,8 @@ class Membership:
         self._table.expire(now)
         self._maybe_settle(now)
         self._net.settled_for = max(1, int((now - self._settled_since) * 10)) if self._net.own.settled else 0
-        if self._table.news and self._enabled and now >= self._news_at:
-            self._tell_news(now)
-
-    def _greet(self, now: float) -> None:
-        """Hellos to seeds that are new, a burst at a time."""
-        self._hello_at = now + self._timings.hello_every
-        burst, self._hellos = self._hellos[: self._timings.hello_burst], self._hellos[self._timings.hello_burst :]
-        for name in burst:
-            peer = self._table.peers.get(name)
-            if peer is not None:
-                self._net.hello(peer, now)
-
-    def _contact(self, now: float) -> None:
-        """Call those that are silent: everybody while we join, else one in turn."""
-        self._say_degraded(now)
-        self._table.forget(now)
-        silent = [
-            p for p in self._table.peers.values() if not p.alive and (p.member is not None or p.record is not None)
-        ]
-        if not self._joined and not self._hellos:
-            unanswered = [p for p in self._table.peers.values() if p.settled_for is None]
-            self._hellos = [p.name for p in unanswered if now - p.hello_at >= self._timings.hello_again]
-        elif silent:
-            peer = min(silent, key=lambda p: p.hello_at)
-            if now - peer.hello_at >= self._timings.hello_again:
-                self._net.hello(peer, now)
-
-    def _say_degraded(self, now: float) -> None:
-        patience = self._timings.degraded_after
-        blocked = [
-            peer.name
-            for peer in self._table.peers.values()
-            if self._enabled
-            and peer.listed_alive
-            and not peer.alive
-            and now - peer.silent_since > (patience if peer.record is None or peer.revived else 12 * patience)
-        ]
-        names = tuple(sorted(blocked))
-        if names != self._degraded:
-            self._degraded = names
-            self._table.events.append(Degraded(names) if names else Restored())
+        if self._enabled:
+            self._contact.tell_news(now)
 
     def _note_cut(self, now: float) -> None:
         """Remember that we were cut off: nobody is heard, or nobody says that it hears us."""
@@ -472,13 +463,3 @@ class Membership:
             now - self._detector.last_heard > self._timings.worry or now - self._last_hears_me > 2 * self._timings.worry
         ):
             self._cut_at = now
-
-    def _tell_news(self, now: float) -> None:
-        """What everybody should know at once goes to the neighbours and to a few others, who do the same."""
-        self._table.news = False
-        self._news_at = now + self._timings.news_every
-        others = sorted(self._table.alive - self._detector.watches.keys())
-        chosen = [*self._detector.watches, *self._rng.sample(others, min(self._timings.fanout, len(others)))]
-        for name in chosen:
-            peer = self._table.peers[name]
-            self._net.send(peer, Beat(now - peer.heard < self._timings.worry), most=64)

@@ -87,6 +87,19 @@ class Table:
             peer = self.peers[name] = Peer(name, silent_since=now)
         return peer
 
+    def side(self, now: float) -> int:
+        """Whether those on our side, of all known, are more (> 0) than those given up, as many (0), or fewer (< 0).
+
+        One that has just come back does not count as being on it, and one that the cluster calls dead not at all.
+        """
+        known = [
+            p
+            for p in self.peers.values()
+            if p.record is not None and p.record.status < Status.LEFT and (p.member is None or p.member.alive)
+        ]
+        gone = sum(p.gone(now, self.timings.mutual) for p in known)
+        return 1 + len(known) - 2 * gone
+
     # --- what is said --------------------------------------------------------------------------
 
     def merge(self, record: Record, now: float) -> None:
@@ -140,6 +153,8 @@ class Table:
                 self.events.append(Left(peer.name) if record.status is Status.LEFT else Failed(peer.name))
             self.alive.discard(peer.name)
         else:
+            if not was and held is not None and held.boot == record.boot:
+                peer.back_at = now
             if restarted:
                 self.events.append(Failed(peer.name))
             if restarted or not was:
@@ -209,7 +224,7 @@ class Table:
             if standing.tier < Tier.SILENT and standing.cluster_only:
                 self.events.append(Joined(peer.name))
             return False
-        changed = (standing.tier, standing.macs, standing.cluster_only) != (held.tier, held.macs, held.cluster_only)
+        changed = replace(standing, suspect=False) != replace(held, suspect=False)
         if changed:
             self.events.append(Changed(peer.name))
         return changed

@@ -54,6 +54,7 @@ class Timings:
     stopped: float = 0.5  # this late: the process was stopped, and others have replaced it
     fresh_wait: float = 0.3  # after that, until those who have answered are enough
     cut_memory: float = 10.0  # how long after being cut off a word of one's own failure is believed
+    mutual: float = 1.0  # two who tell each other that they gave each other up do so within this
 
     # Bounds on what authentic senders can make this process keep.
     members: int = 1024

@@ -13,6 +13,7 @@ Anything else from a life that is not admitted changes nothing, and is answered 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from random import Random
 
 from metallb_speaker.announcer.membership.api import Endpoint
@@ -30,6 +31,7 @@ OWN_NAME = "ownName"  # another speaker runs under this node's name
 TOO_MANY = "tooManyMembers"
 NOT_ADMITTED = "notAdmitted"  # a life of a sender that has not proved to be live; it was challenged
 DISABLED = "disabled"  # no key, or membership is off
+NOT_SENT = "notSent"  # ours, which could not be put into a datagram: a defect, but none that may end the process
 
 #: A challenge stays the same for so long: a flood of recordings must not invalidate the honest sender's answer.
 NONCE_LIFE = 1.0
@@ -70,14 +72,18 @@ class Transport:
         """The same, to a given address."""
         if not self.keyring:
             return
-        encoded = [encode_message(message) for message in messages]
-        free = self._room - sum(map(len, encoded))
-        wanted = self.timings.piggyback if most is None else most
-        gossip = self.table.gossip.take(free, wanted, len(self.table.alive) + 1) if wanted else []
-        self._counter += 1
-        data = encode(
-            self.table.me, self.boot, self._counter, self.table.generation, (*gossip, *encoded), name, self.keyring
-        )
+        try:
+            encoded = [encode_message(message) for message in messages]
+            free = self._room - sum(map(len, encoded))
+            wanted = self.timings.piggyback if most is None else most
+            gossip = self.table.gossip.take(free, wanted, len(self.table.alive) + 1) if wanted else []
+            self._counter += 1
+            data = encode(
+                self.table.me, self.boot, self._counter, self.table.generation, (*gossip, *encoded), name, self.keyring
+            )
+        except ValueError:
+            self.drops[NOT_SENT] += 1
+            return
         self.out.append((data, target))
 
     def hello(self, peer: Peer, now: float, *, echo: int = 0, ask: bool = True, source: Endpoint | None = None) -> None:
@@ -95,9 +101,11 @@ class Transport:
             others = [p.record for p in self.table.peers.values() if p.record is not None and p is not peer]
             records += self.rng.sample(others, min(HELLO_RECORDS, len(others)))
         hello = Hello(peer.nonce if ask else 0, echo, self.settled_for)
-        self.send_to(peer.name, target, *self._fitting(records, len(encode_message(hello))), hello, most=0)
+        self.send_to(peer.name, target, *self.fitting(records, hello), hello, most=0)
 
-    def _fitting(self, records: list[Record], used: int) -> list[Record]:
+    def fitting(self, records: Iterable[Record], message: Message) -> list[Record]:
+        """As many of `records`, from the first on, as one datagram takes beside `message`."""
+        used = len(encode_message(message))
         fitting = []
         for record in records:
             used += len(encode_message(record))

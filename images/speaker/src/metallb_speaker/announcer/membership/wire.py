@@ -61,6 +61,8 @@ MAX_DATAGRAM = 1280 - 40 - 8
 MAX_NAME = 253
 #: MAC addresses per record: the interfaces of a node that announce; a bound on what one record may take.
 MAX_MACS = 8
+#: Connected prefixes per record, likewise; a node with more says nothing of them, and is never passed over.
+MAX_PREFIXES = 16
 
 _FIXED = struct.Struct("!2sBBQQI")
 _HEAD = struct.Struct("!BH")
@@ -157,9 +159,50 @@ def _record_body(record: Record) -> bytes:
     flags = (_SETTLED if record.settled else 0) | (_LEAVING if record.leaving else 0)
     fixed = _RECORD.pack(record.status, flags, record.incarnation, record.boot, record.port, len(address))
     macs = b"".join(bytes.fromhex(mac.replace(":", "")) for mac in record.macs[:MAX_MACS])
+    said = b"" if record.prefixes is None else _prefixes(record.prefixes)
     return b"".join(
-        (_short(record.name), fixed, address, bytes((len(macs) // 6,)), macs, _short(record.accuser)),
+        (_short(record.name), fixed, address, bytes((len(macs) // 6,)), macs, _short(record.accuser), said),
     )
+
+
+@lru_cache(maxsize=2048)
+def _prefixes(prefixes: tuple[str, ...]) -> bytes:
+    """Their number; of each the octets of an address, the bits of the prefix, and as many octets as these need.
+
+    At the end of a record, where a reader that does not know them looks no further.
+    """
+    networks = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    if len(networks) > MAX_PREFIXES:
+        raise ValueError(f"{len(networks)} prefixes")
+    parts = [bytes((len(networks),))]
+    for network in networks:
+        packed, bits = network.network_address.packed, network.prefixlen
+        parts += [bytes((len(packed), bits)), packed[: (bits + 7) // 8]]
+    return b"".join(parts)
+
+
+def _read_prefixes(reader: _Reader) -> tuple[str, ...] | None:
+    if reader.position == reader.end:
+        return None  # of a version that does not say
+    count = reader.octet()
+    if count > MAX_PREFIXES:
+        raise DecodeError(MALFORMED)
+    return tuple(_read_prefix(reader) for _ in range(count))
+
+
+def _read_prefix(reader: _Reader) -> str:
+    length, bits = reader.octet(), reader.octet()
+    if length not in (4, 16) or bits > 8 * length:
+        raise DecodeError(MALFORMED)
+    return _prefix(reader.take((bits + 7) // 8).ljust(length, b"\0"), bits)
+
+
+@lru_cache(maxsize=4096)
+def _prefix(packed: bytes, bits: int) -> str:
+    try:
+        return str(ipaddress.ip_network((packed, bits)))
+    except ValueError:  # bits are set behind its length
+        raise DecodeError(MALFORMED) from None
 
 
 def _read_record(reader: _Reader) -> Record:
@@ -174,7 +217,8 @@ def _read_record(reader: _Reader) -> Record:
     macs = tuple(reader.take(6).hex(":") for _ in range(count))
     accuser = reader.name(empty=True)
     settled, leaving = bool(flags & _SETTLED), bool(flags & _LEAVING)
-    return Record(name, Status(status), incarnation, boot, address, port, settled, leaving, macs, accuser)
+    prefixes = _read_prefixes(reader)
+    return Record(name, Status(status), incarnation, boot, address, port, settled, leaving, macs, accuser, prefixes)
 
 
 def _keys_body(keys: Iterable[str]) -> bytes:

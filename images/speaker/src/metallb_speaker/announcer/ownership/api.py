@@ -17,7 +17,9 @@ Each turn, after membership was fed (see `membership/api.py`)::
 Flush membership's datagrams after layer 2 was set: in an ordered hand-over the successor's gratuitous frames
 leave first, then its claim, and on that the old owner falls silent.
 
-Desired: after a snapshot call `replace(groups, now)`, for deltas `upsert` and `remove`.
+Desired: after a snapshot call `replace(groups, now)`, for deltas `upsert` and `remove`. When the first
+snapshot is whole call `complete`: a group that comes later is a new one, which nobody has yet. Call it again after each
+change: groups that are spread evenly are elected when all of it is known.
 Shutdown: `ownership.leave(now)` and `membership.leave(now)`, run the loop until `HandedOver`, at most `LEAVE_WAIT`.
 """
 
@@ -39,11 +41,20 @@ class Owner(Protocol):
     def replace(self, groups: Iterable[Layer2Group], now: float) -> None:
         """All groups, after a snapshot of Desired: what is not among them is given up."""
 
+    def complete(self, now: float) -> None:
+        """A snapshot or a change is whole. At the first call: all groups older than this process are known."""
+
     def upsert(self, group: Layer2Group, now: float) -> None:
         """One group is new or has changed."""
 
     def remove(self, key: str, now: float) -> None:
         """One group is gone."""
+
+    def members(self, addresses: Mapping[str, tuple[str, ...]], now: float) -> None:
+        """The members that the cluster lists, by node name, with the addresses of their nodes."""
+
+    def neighbours(self) -> tuple[str, ...]:
+        """MAC addresses of members that the wire alone tells of; `Recognised` says that there are more."""
 
     def follow(self, members: Members, now: float) -> list[MembershipEvent]:
         """Take in membership's events, and hand it what is to be sent. Call once per turn.

@@ -59,7 +59,7 @@ class SplitBrain:
 
 @dataclass(frozen=True, slots=True)
 class Reassert:
-    """Send gratuitous frames for `key` again: an older claim of `node` was on the wire."""
+    """Send gratuitous frames for `key` again: an older claim of `node` was, or may have been, on the wire."""
 
     key: str
     node: str
@@ -74,13 +74,21 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Recognised:
+    """The wire tells which MAC addresses `node` has, which membership has never heard."""
+
+    node: str
+    macs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HandedOver:
     """After `leave`: nothing is owned any more (or the wait for successors is over). `timed_out` keys had no taker."""
 
     timed_out: tuple[str, ...]
 
 
-Event = Acquired | Lost | Updated | Kept | KeptEnded | SplitBrain | Reassert | Probe | HandedOver
+Event = Acquired | Lost | Updated | Kept | KeptEnded | SplitBrain | Reassert | Probe | Recognised | HandedOver
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from metallb_speaker.announcer.elect import rank
-from metallb_speaker.announcer.membership.events import Tier
+from metallb_speaker.announcer.membership.events import Standing, Tier
+from metallb_speaker.announcer.ownership.onlink import OnLink
+from metallb_speaker.announcer.ownership.spread import Spread
 from metallb_speaker.desired import Layer2Group
 
 #: Candidates kept per group. That many of one group's nodes are gone at once only in a disaster; then it is
@@ -26,8 +28,8 @@ TierOf = Callable[[str], Tier]
 class Entry:
     """One group. `owner` is whom this node believes to own it; "" for nobody.
 
-    `order`: the best candidates; `behind`: the best of the fallback nodes, which come after all candidates of
-    the same tier (a cordoned node that is settled goes before a candidate that is leaving).
+    `order`: the best candidates; `behind`: the best of the fallback nodes, then of the last ones, which come after all
+    candidates of the same tier (a cordoned node that is settled goes before a candidate that is leaving).
     """
 
     group: Layer2Group
@@ -35,6 +37,8 @@ class Entry:
     behind: tuple[str, ...] = ()
     owner: str = ""
     winner: str = ""  # of the last election: not the owner yet while a hand-over is under way
+    off: frozenset[str] = frozenset()  # passed over while any other is alive: see `onlink`
+    unseen: bool = False  # it was there before this node looked: somebody may own it
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -55,20 +59,33 @@ def best(candidates: tuple[str, ...], ip: str, preferred: str) -> tuple[str, ...
     return tuple(order)
 
 
-def _ranked(group: Layer2Group) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """All that the order depends on, besides the key."""
-    return group.candidates, group.fallback, group.preferred
+def best_of(group: Layer2Group, off: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`order` and `behind` of an entry. Those that are passed over are not kept; `elect` ranks in full for them."""
+
+    def ordered(nodes: tuple[str, ...]) -> tuple[str, ...]:
+        left = tuple(node for node in nodes if node not in off) if off else nodes
+        return best(left, group.key, group.preferred)
+
+    return ordered(group.candidates), ordered(group.fallback) + ordered(group.last)
+
+
+def _ranked(group: Layer2Group) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str, bool]:
+    """All that the order depends on, besides the key, and whether it is of use."""
+    return group.candidates, group.fallback, group.last, group.preferred, bool(group.spread)
 
 
 def _deep(entry: Entry) -> bool:
     """Whether there are more nodes than are kept in order."""
-    return len(entry.group.candidates) > len(entry.order) or len(entry.group.fallback) > len(entry.behind)
+    group = entry.group
+    return len(group.candidates) > len(entry.order) or len(group.fallback) + len(group.last) > len(entry.behind)
 
 
 class Groups:
     """Groups by key, and the indexes."""
 
     def __init__(self) -> None:
+        self.on_link = OnLink()
+        self.spread = Spread()
         self.entries: dict[str, Entry] = {}
         self.by_address: dict[str, str] = {}
         self._by_node: dict[str, dict[str, None]] = {}
@@ -79,29 +96,50 @@ class Groups:
         """Add or replace; keeps the believed owner, and the order where the candidates are the same."""
         held = self.entries.get(group.key)
         if held is not None:
-            same = _ranked(held.group) == _ranked(group)
+            off = self.on_link.off(group)
+            same = _ranked(held.group) == _ranked(group) and off == held.off
             for address in held.group.addresses:
                 if self.by_address.get(address.ip) == group.key:
                     del self.by_address[address.ip]
+            if held.group.spread != group.spread:
+                self._unspread(held.group)
             if same:
                 held.group = group
             else:
                 self._unlist(held)
-                held.group, held.order = group, best(group.candidates, group.key, group.preferred)
-                held.behind = best(group.fallback, group.key, group.preferred)
+                held.group, held.off = group, off
+                held.order, held.behind = best_of(group, off)
                 self._list(held)
             entry = held
         else:
-            entry = Entry(
-                group,
-                best(group.candidates, group.key, group.preferred),
-                best(group.fallback, group.key, group.preferred),
-            )
+            off = self.on_link.off(group)
+            entry = Entry(group, *best_of(group, off), off=off)
             self.entries[group.key] = entry
             self._list(entry)
+        if group.spread:
+            self.spread.put(group)
         for address in group.addresses:
             self.by_address[address.ip] = group.key
         return entry
+
+    def _unspread(self, group: Layer2Group) -> None:
+        if group.spread:
+            self.spread.remove(group)
+
+    def relink(self, standings: Mapping[str, Standing]) -> list[Entry]:
+        """Members' prefixes as they are now; gives the entries for which that makes a difference."""
+        if not self.on_link.update(standings):
+            return []
+        changed = []
+        for entry in self.entries.values():
+            off = self.on_link.off(entry.group)
+            if off != entry.off:
+                self._unlist(entry)
+                entry.off = off
+                entry.order, entry.behind = best_of(entry.group, off)
+                self._list(entry)
+                changed.append(entry)
+        return changed
 
     def remove(self, key: str) -> None:
         """Forget a group; a key that is not there is no error."""
@@ -110,6 +148,7 @@ class Groups:
             return
         self.believe(entry, "")
         self._unlist(entry)
+        self._unspread(entry.group)
         for address in entry.group.addresses:
             if self.by_address.get(address.ip) == key:
                 del self.by_address[address.ip]
@@ -131,7 +170,7 @@ class Groups:
 
     def touched(self, node: str, tier_of: TierOf) -> list[str]:
         """Keys of the groups whose election `node`'s tier can change."""
-        keys = list(self._by_node.get(node, ()))
+        keys = [*self._by_node.get(node, ()), *self.spread.keys(node)]
         for key in self._deep:
             entry = self.entries[key]
             order, owner = entry.listed, entry.owner
@@ -140,14 +179,21 @@ class Groups:
         return keys
 
     def elect(self, entry: Entry, tier_of: TierOf, without: str = "") -> str:
-        """The owner: the first in order of the best tier that has any; "" for nobody. `without` counts as gone."""
+        """The owner: the first in order of the best tier that has any; "" for nobody. `without` counts as gone.
+
+        Those that are passed over come after all others, whatever their tier.
+        """
+        if entry.group.spread:
+            return self.spread.pools[entry.group.spread].elect(entry.group, entry.off, tier_of, without)
         winner, tier = self._first(entry.listed, tier_of, without)
         if (tier is not Tier.SETTLED or winner not in entry.order) and _deep(entry):
             full = rank(entry.group.candidates, entry.group.key)
             if entry.group.preferred in full:
                 full.insert(0, entry.group.preferred)
-            full += rank(entry.group.fallback, entry.group.key)
-            winner, _ = self._first(full, tier_of, without)
+            full += rank(entry.group.fallback, entry.group.key) + rank(entry.group.last, entry.group.key)
+            winner, _ = self._first([node for node in full if node not in entry.off], tier_of, without)
+            if not winner and entry.off:
+                winner, _ = self._first(full, tier_of, without)
         return winner
 
     @staticmethod
@@ -164,6 +210,8 @@ class Groups:
         return winner, least
 
     def _list(self, entry: Entry) -> None:
+        if entry.group.spread:
+            return  # `spread` has an index of its own
         key = entry.group.key
         for node in entry.listed:
             self._by_node.setdefault(node, {})[key] = None

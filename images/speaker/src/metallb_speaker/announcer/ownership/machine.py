@@ -7,23 +7,27 @@ first, then newcomers, then those who leave. What follows from a result is in `s
 * What a live node holds is taken after `MOVE_GRACE`: the successor answers, announces, claims; then the other stops.
 * What goes to another live node is offered to it (Handover), and answered for until its claim comes.
 
-Between two who both own a group the claim of the newer view wins, then the election's order.
-A node that membership gave up but that answers on the wire counts as alive (`wirecheck`).
-`api.Owner` describes the verbs.
+Of a group that was there before this node looked, the owner is not known: it is presumed to be the one that would
+have it without us. Two who both own a group settle it by `claims`; a node that membership gave up but that answers
+on the wire counts as alive (`wirecheck`). `book` holds the state. `api.Owner` describes the verbs.
+
+A node that thousands of groups depend on may come or go: they are elected in slices, one per turn, so that questions
+are answered and timers kept meanwhile. Whatever is decided for a group, is so by what is known in its turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from metallb_speaker.announcer.layer2.api import NEVER, OwnedGroup
 from metallb_speaker.announcer.membership import events as membership
 from metallb_speaker.announcer.membership.api import Members
-from metallb_speaker.announcer.membership.events import Standing, Tier
-from metallb_speaker.announcer.membership.messages import Claim, Handover, Released
+from metallb_speaker.announcer.membership.events import Tier
+from metallb_speaker.announcer.ownership.book import Book
+from metallb_speaker.announcer.ownership.claims import Claims
 from metallb_speaker.announcer.ownership.events import (
-    Acquired,
     Event,
     HandedOver,
     Kept,
@@ -31,29 +35,17 @@ from metallb_speaker.announcer.ownership.events import (
     Lost,
     Probe,
     Reassert,
-    SplitBrain,
+    Recognised,
     Updated,
 )
-from metallb_speaker.announcer.ownership.groups import Entry, Groups
-from metallb_speaker.announcer.ownership.outbox import Outbox
+from metallb_speaker.announcer.ownership.groups import Entry
 from metallb_speaker.announcer.ownership.report import describe, owned_group
-from metallb_speaker.announcer.ownership.states import (
-    ANSWERING,
-    HOLD,
-    LEAVE_WAIT,
-    MAX_HOLD,
-    MOVE_GRACE,
-    MUTE_WAIT,
-    YIELD_WAIT,
-    Input,
-    State,
-    step,
-)
-from metallb_speaker.announcer.ownership.wirecheck import ADDRESSES, WAIT, Verdict, WireCheck
+from metallb_speaker.announcer.ownership.states import LEAVE_WAIT, Input, State
+from metallb_speaker.announcer.ownership.wirecheck import WAIT, Verdict
 from metallb_speaker.desired import Layer2Group
 
-#: A foreign claim or announcement of a group of ours is answered by ours at most this often, however many come.
-REASSERT_EVERY = 0.2
+#: Groups that are elected in one turn: about a millisecond of work.
+SLICE = 48
 
 
 class Ownership:
@@ -61,85 +53,113 @@ class Ownership:
 
     def __init__(self, me: str, now: float) -> None:
         self.me = me
-        self._groups = Groups()
-        self._states: dict[str, State] = {}
-        self._due: dict[str, float] = {}  # of PENDING and YIELDING
-        self._owned: dict[str, OwnedGroup] = {}
-        self._standings: Mapping[str, Standing] = {}
+        self._book = Book(me)
+        self._claims = Claims(self._book, self._evaluate_touched)
         self._ready = False
+        self._complete = False  # whether the groups that were there at the start are known
         self._tiers: dict[str, Tier] = {}  # as of the last evaluation
         self._generation = 0
-        self._outbox = Outbox()
-        self._wire = WireCheck(self._pick)
         self._wire_at = NEVER
-        self._holds: dict[str, tuple[float, float]] = {}  # key -> (until, how long): yielded to a newer claim
-        self._reasserted: dict[str, float] = {}
-        self._leaving: float | None = None
         self._handed_over = False
-        self._events: list[Event] = []
+        self._waiting: dict[str, None] = {}  # groups to be elected anew
+        self._left = SLICE  # how many more in this turn
 
     # --- Desired ------------------------------------------------------------------------------------
 
     def replace(self, groups: Iterable[Layer2Group], now: float) -> None:
         """See `api.Owner.replace`."""
         fresh = {group.key: group for group in groups}
-        for key in [key for key in self._groups.entries if key not in fresh]:
+        for key in [key for key in self._book.groups.entries if key not in fresh]:
             self.remove(key, now)
         for group in fresh.values():
             self.upsert(group, now)
+        self._book.groups.spread.complete()
+        self._respread(now)
+
+    def complete(self, now: float) -> None:
+        """See `api.Owner.complete`."""
+        self._complete = True
+        self._book.groups.spread.complete()
+        self._respread(now)
+
+    def _respread(self, now: float) -> None:
+        """Elect anew in pools that are spread evenly and that have changed: only when a change is whole."""
+        for pool in self._book.groups.spread.due(now):
+            self._elect_anew(pool.kinds, now)
 
     def upsert(self, group: Layer2Group, now: float) -> None:
         """See `api.Owner.upsert`."""
-        held = self._groups.entries.get(group.key)
+        book = self._book
+        held = book.groups.entries.get(group.key)
         if held is not None and held.group == group:
             return
-        entry = self._groups.put(group)
-        if group.key in self._owned:
+        entry = book.groups.put(group)
+        if held is None:
+            entry.unseen = not self._complete
+        if group.key in book.owned:
             changed = owned_group(group, check=True)
-            if changed != self._owned[group.key]:
-                self._owned[group.key] = changed
-                self._events.append(Updated(group.key))
-        self._evaluate(entry, now)
+            if changed != book.owned[group.key]:
+                book.owned[group.key] = changed
+                book.events.append(Updated(group.key))
+        if not group.spread:  # else when the whole change is known
+            self._evaluate(entry, now)
 
     def remove(self, key: str, now: float) -> None:
         """See `api.Owner.remove`."""
-        entry = self._groups.entries.get(key)
+        entry = self._book.groups.entries.get(key)
         if entry is not None:
-            self._apply(entry, Input.DROP, now, Lost(key, "serviceDeleted", "removed"))
-            self._groups.remove(key)
-            self._holds.pop(key, None)
-            self._reasserted.pop(key, None)
+            self._book.apply(entry, Input.DROP, now, Lost(key, "serviceDeleted", "removed"))
+            self._book.groups.remove(key)
+            self._claims.forget(key)
 
     # --- membership ---------------------------------------------------------------------------------
 
+    def members(self, addresses: Mapping[str, tuple[str, ...]], now: float) -> None:
+        """See `api.Owner.members`."""
+        self._book.neighbours.set({name: ips for name, ips in addresses.items() if name != self.me})
+        self._book.neighbours.follow(self._book.standings)
+        self._ask_wire(now)
+
     def follow(self, members: Members, now: float) -> list[membership.Event]:
         """See `api.Owner.follow`."""
-        self._standings = members.view()
+        book = self._book
+        self._left = SLICE
+        book.standings = members.view()
+        self._claims.cut_off = members.cut_off(now)
         basis, self._generation = self._generation, members.generation
+        relinked = book.groups.relink(book.standings) if basis != self._generation else []
         taken = members.events()
+        if any(not isinstance(event, membership.Received) for event in taken):
+            book.neighbours.follow(book.standings)
         touched: dict[str, None] = {}
         received: list[membership.Received] = []
         bereft: list[str] = []
+        stopped = False
         for event in taken:
             match event:
                 case membership.Received():
                     received.append(event)
                 case membership.Joined(name) | membership.Changed(name) | membership.Cleared(name):
-                    if isinstance(event, membership.Joined) and name not in self._wire.kept():
+                    # One that was kept goes on as it was, unless it says that it begins anew.
+                    kept = name in book.wire.kept() and book.tier(name) is not Tier.NEW
+                    if isinstance(event, membership.Joined) and not kept:
                         bereft += self._disbelieve(name)
                     self._heard(name, now)
                     touched[name] = None
                 case membership.Suspect(name):
-                    self._wire.suspected(name, now)
+                    book.wire.suspected(name, now)
                     touched[name] = None
                 case membership.Failed(name):
-                    self._wire.failed(name, now)
-                    self._outbox.forget(name)
+                    book.wire.failed(name, now)
+                    book.outbox.forget(name)
                     touched[name] = None
                 case membership.Left(name):
                     self._unkeep(name)
-                    self._outbox.forget(name)
+                    self._claims.gone(name, now)
+                    book.outbox.forget(name)
                     touched[name] = None
+                case membership.Stopped():
+                    stopped = True
                 case _:
                     pass
         self._ask_wire(now)
@@ -150,341 +170,235 @@ class Ownership:
         else:
             for name in touched:
                 self._evaluate_touched(name, now)
-            for key in bereft:
-                self._evaluate(self._groups.entries[key], now)
+            self._elect_anew((*bereft, *(entry.group.key for entry in relinked)), now)
         for message in received:
-            self._receive(message.sender, message.message, basis, now)
-        self.on_deadline(now)
-        for out in self._outbox.flush(self._generation, now):
+            self._claims.receive(message.sender, message.message, basis, now)
+        if stopped:
+            # Nobody could be asked whether we were replaced, or we would own nothing now: heirs object to our frames.
+            book.events += [Reassert(key, self.me) for key in book.owned]
+        self._on_time(now)
+        for out in book.outbox.flush(self._generation, now):
             members.send(out.to, out.message, now)
+        for name in self._claims.calls:
+            members.call(name, now)
+        self._claims.calls.clear()
         return taken
 
     def _heard(self, name: str, now: float) -> None:
-        standing = self._standings.get(name)
+        standing = self._book.standings.get(name)
         if standing is not None and standing.cluster_only and standing.tier is not Tier.SILENT:
-            self._wire.dead.discard(name)
-            self._wire.listed(name, now)
+            self._book.wire.dead.discard(name)
+            self._book.wire.listed(name, now)
         elif (standing is not None and standing.tier is not Tier.SILENT) or standing is None or standing.cluster_only:
             self._unkeep(name)
+            self._claims.back(name)
 
     def _disbelieve(self, name: str) -> list[str]:
         """A process that has just begun, or begun anew, holds nothing. The keys that it was believed to own."""
-        keys = list(self._groups.owned_by(name))
+        keys = list(self._book.groups.owned_by(name))
         for key in keys:
-            self._groups.believe(self._groups.entries[key], "")
+            self._book.groups.believe(self._book.groups.entries[key], "")
         return keys
 
     def _unkeep(self, name: str) -> None:
-        if self._wire.cleared(name):
-            self._events.append(KeptEnded(name))
-
-    def _tier(self, name: str) -> Tier:
-        """Membership's, corrected by what the wire shows and by our own leaving."""
-        standing = self._standings.get(name)
-        tier = Tier.SILENT if standing is None else standing.tier
-        if name == self.me:
-            return Tier.LEAVING if self._leaving is not None else tier
-        if tier is Tier.SILENT:
-            return Tier.SETTLED if self._wire.holds(name) else tier
-        return Tier.SILENT if name in self._wire.dead else tier
+        if self._book.wire.cleared(name):
+            self._book.events.append(KeptEnded(name))
 
     # --- the wire --------------------------------------------------------------------------------------
 
-    def _pick(self, node: str) -> tuple[str, ...]:
-        """Addresses that `node` is believed to own and that would come to us if it were dead."""
-        chosen: list[str] = []
-        for key in self._groups.owned_by(node):
-            entry = self._groups.entries[key]
-            if entry.group.addresses and self._groups.elect(entry, self._tier, without=node) == self.me:
-                chosen.append(entry.group.addresses[0].ip)
-                if len(chosen) == ADDRESSES:
-                    break
-        return tuple(chosen)
-
     def _ask_wire(self, now: float) -> None:
         self._wire_at = NEVER
-        ask, verdicts = self._wire.due(now)
-        self._events += [Probe(address, WAIT) for address in ask]
+        wire, events = self._book.wire, self._book.events
+        ask, verdicts = wire.due(now)
+        events += [Probe(address, WAIT) for address in (*ask, *self._book.neighbours.due(now))]
         for node, verdict in verdicts:
             if verdict is Verdict.KEPT:
-                address, mac = self._wire.evidence(node)
-                self._events.append(Kept(node, address, mac))
-            elif verdict is Verdict.ENDED:
-                self._events.append(KeptEnded(node))
+                address, mac = wire.evidence(node)
+                events.append(Kept(node, address, mac))
+            else:
+                self._claims.gone(node, now)
+                if verdict is Verdict.ENDED:
+                    events.append(KeptEnded(node))
             self._evaluate_touched(node, now)
-        self._wire_at = self._wire.deadline()
+        self._wire_at = min(wire.deadline(), self._book.neighbours.deadline())
 
     def probe_result(self, address: str, macs: Iterable[str], now: float) -> None:
-        """See `api.Owner.probe_result`. Without a known MAC of the silent node, any that is nobody else's will do."""
-        asked = self._wire.asking(address)
-        for mac in macs:
-            holder = self._node_of(mac)
-            for node in asked:
-                standing = self._standings.get(node)
-                known = standing is not None and bool(standing.macs)
-                if holder == node or (not holder and not known):
-                    self._wire.seen(node, address, mac, now)
+        """See `api.Owner.probe_result`."""
+        macs = tuple(macs)
+        if node := self._book.neighbours.answered(address, macs):
+            self._book.events.append(Recognised(node, self._book.neighbours.macs(node)))
+        self._claims.probe_result(address, macs, now)
 
     def foreign_claim(self, address: str, mac: str, now: float) -> None:
         """See `api.Owner.foreign_claim`."""
-        key = self._groups.by_address.get(address)
-        node = self._node_of(mac)
-        if key is None or node == self.me:
-            return
-        entry = self._groups.entries[key]
-        if not node:
-            # Not a member that we know the MAC addresses of; while we wait for a successor it can only be that one.
-            if self._states.get(key) is State.YIELDING:
-                self._yield_to(entry, "", now)
-            return
-        standing = self._standings.get(node)
-        silent = standing is None or standing.tier is Tier.SILENT or node in self._wire.dead
-        if silent and self._wire.seen(node, address, mac, now):
-            self._events.append(Kept(node, address, mac))
-            self._evaluate_touched(node, now)
-        state = self._states.get(key, State.IDLE)
-        if state is State.YIELDING:
-            self._yield_to(entry, node, now)
-        elif state is State.OWNED:
-            if self._groups.elect(entry, self._tier) != self.me:
-                self._yield_to(entry, node, now)
-            elif self._assert(key, node, now):
-                self._events.append(Reassert(key, node))
-        else:
-            self._groups.believe(entry, node)
-
-    def _assert(self, key: str, node: str, now: float) -> bool:
-        """Say to `node` that `key` is ours, unless we did just now: two who are both sure must not make a storm."""
-        if now - self._reasserted.get(key, -NEVER) < REASSERT_EVERY:
-            return False
-        self._reasserted[key] = now
-        self._events.append(SplitBrain(key, node, yielded=False))
-        self._outbox.claim(node, key, now)
-        return True
-
-    def _node_of(self, mac: str) -> str:
-        """The member that announces with `mac`; "" if none does."""
-        return next((s.name for s in self._standings.values() if mac in s.macs), "")
-
-    # --- messages of members ---------------------------------------------------------------------------
-
-    def _receive(self, sender: str, message: Claim | Released | Handover, basis: int, now: float) -> None:
-        for key in message.keys:
-            entry = self._groups.entries.get(key)
-            match message:
-                case Claim(generation):
-                    if entry is None:
-                        self._outbox.released(sender, key)
-                    else:
-                        self._claimed(entry, sender, generation, basis, now)
-                case Released():
-                    self._outbox.answered(sender, key)
-                    if entry is not None and self._states.get(key) is State.YIELDING and self._leaving is None:
-                        # It is alive and says that it has not taken over: somebody must answer meanwhile.
-                        self._due[key] = now + YIELD_WAIT
-                case Handover():
-                    self._offered(entry, key, sender, now)
-
-    def _claimed(self, entry: Entry, sender: str, generation: int, basis: int, now: float) -> None:
-        key = entry.group.key
-        state = self._states.get(key, State.IDLE)
-        if state is State.OWNED:
-            ours = self._ahead(entry, sender)
-            if generation < basis or (generation == basis and ours):
-                self._assert(key, sender, now)
-                return
-            if ours:
-                # Newer, but our own view still elects us: yield, and do not claim it back at once.
-                length = min(MAX_HOLD, 2 * self._holds.get(key, (0.0, HOLD / 2))[1])
-                self._holds[key] = (now + length, length)
-            self._events.append(SplitBrain(key, sender, yielded=True))
-        if state in ANSWERING:
-            self._yield_to(entry, sender, now)
-            if key in self._holds:
-                self._due[key] = self._holds[key][0]
-        else:
-            self._groups.believe(entry, sender)
-        self._outbox.released(sender, key)
-
-    def _ahead(self, entry: Entry, other: str) -> bool:
-        """Whether the election, between us and `other` alone, is ours."""
-        mine, theirs = self._tier(self.me), self._tier(other)
-        if mine != theirs:
-            return mine < theirs
-        winner = self._groups.elect(entry, lambda name: mine if name in (self.me, other) else Tier.SILENT)
-        return winner == self.me
-
-    def _offered(self, entry: Entry | None, key: str, sender: str, now: float) -> None:
-        """`sender` would like to be rid of `key`."""
-        state = self._states.get(key, State.IDLE)
-        if entry is not None and state is State.PENDING:
-            self._groups.believe(entry, sender)
-            self._apply(entry, Input.WIN, now)
-        elif entry is not None and state is State.OWNED:
-            self._outbox.claim(sender, key, now)
-        else:
-            self._outbox.released(sender, key)
-
-    def _yield_to(self, entry: Entry, node: str, now: float) -> None:
-        self._apply(entry, Input.CLAIMED, now, Lost(entry.group.key, "notOwner", "claimed"))
-        self._groups.believe(entry, node)
+        self._claims.foreign_claim(address, mac, now)
 
     # --- election and transitions ------------------------------------------------------------------------
 
     def _evaluate_all(self, now: float) -> None:
-        self._tiers = {name: self._tier(name) for name in (*self._standings, self.me)}
-        for entry in list(self._groups.entries.values()):
-            self._evaluate(entry, now)
+        book = self._book
+        self._tiers = {name: book.tier(name) for name in (*book.standings, self.me)}
+        for entry in book.groups.entries.values():
+            entry.unseen |= self._ready and not entry.owner
+        if not self._ready:  # who may own nothing falls silent before it answers once more
+            self._left = len(book.groups.entries) + len(self._waiting)
+        self._elect_anew(book.groups.entries, now)
 
     def _evaluate_touched(self, node: str, now: float) -> None:
         """Elect again where it can matter that `node`'s tier has changed, if it has."""
-        tier, before = self._tier(node), self._tiers.get(node, Tier.SILENT)
+        book = self._book
+        tier, before = book.tier(node), self._tiers.get(node, Tier.SILENT)
         self._tiers[node] = tier
         if tier is before:
             return
-        worse = tier > before
-        for key in self._groups.touched(node, self._tier):
-            entry = self._groups.entries[key]
-            # A node that got worse changes nothing where it had not won.
-            if worse and node not in (entry.winner, entry.owner) and key not in self._due:
-                continue
-            self._evaluate(entry, now)
+        keys = book.groups.touched(node, book.tier)
+        if tier > before:
+            keys = [key for key in keys if self._can_lose(book.groups.entries[key], node)]
+        self._elect_anew(keys, now)
+
+    def _can_lose(self, entry: Entry, node: str) -> bool:
+        """Whether a worse tier of `node` matters: not where it had not won, but where addresses are spread evenly."""
+        return bool(entry.group.spread) or node in (entry.winner, entry.owner) or entry.group.key in self._book.due
+
+    def _elect_anew(self, keys: Iterable[str], now: float) -> None:
+        """Elect these groups again: as many as this turn may, the others in the next ones."""
+        self._waiting.update(dict.fromkeys(keys))
+        self._work(now)
+
+    def _work(self, now: float) -> None:
+        turn = list(islice(self._waiting, self._left))
+        self._left -= len(turn)
+        for key in turn:
+            del self._waiting[key]
+        for key in turn:
+            if (entry := self._book.groups.entries.get(key)) is not None:
+                self._evaluate(entry, now)
 
     def _evaluate(self, entry: Entry, now: float) -> None:
         """Elect, and do what follows."""
-        group, key = entry.group, entry.group.key
+        book, group, key = self._book, entry.group, entry.group.key
         entry.winner = ""
         if not self._ready or self._handed_over:
-            self._apply(entry, Input.DROP, now, Lost(key, "notOwner", "stopped"))
+            book.apply(entry, Input.DROP, now, Lost(key, "notOwner", "stopped"))
             return
-        winner = entry.winner = self._groups.elect(entry, self._tier)
+        if group.spread and not book.groups.spread.pools[group.spread].knows(key):
+            return  # it came just now: `_respread` follows
+        winner = entry.winner = book.elect(entry)
         if not winner:
-            self._apply(entry, Input.DROP, now, Lost(key, group.reason or "notOwner", "nobody"))
-            self._groups.believe(entry, "")
+            book.apply(entry, Input.DROP, now, Lost(key, group.reason or "notOwner", "nobody"))
+            book.believe(entry, "", now)
         elif winner != self.me:
-            self._holds.pop(key, None)
-            self._apply(entry, Input.LOSE, now, Lost(key, "notOwner"), winner)
-            if self._states.get(key) is not State.YIELDING:
-                self._groups.believe(entry, winner)
-        elif key in self._holds and now < self._holds[key][0]:
-            self._due[key] = self._holds[key][0]
+            self._claims.holds.pop(key, None)
+            book.apply(entry, Input.LOSE, now, Lost(key, "notOwner"), winner)
+            if book.state(key) is not State.YIELDING:
+                book.believe(entry, winner, now)
+        elif until := self._claims.waits(key, now):
+            book.due[key] = until
         else:
+            if entry.unseen and not entry.owner:
+                book.believe(entry, self._presumed(entry), now)
             previous = entry.owner
-            willing = previous not in group.candidates or self._tier(previous) >= Tier.LEAVING
+            willing = previous not in group.candidates or book.tier(previous) >= Tier.LEAVING
             free = not previous or previous == self.me or willing
-            self._apply(entry, Input.WIN if free else Input.WAIT, now)
+            book.apply(entry, Input.WIN if free else Input.WAIT, now)
+        entry.unseen = False
 
-    def _apply(self, entry: Entry, event: Input, now: float, lost: Lost | None = None, successor: str = "") -> None:
-        """Make one transition, and do what belongs to it."""
-        key = entry.group.key
-        old = self._states.get(key, State.IDLE)
-        new = step(old, event)
-        if new is State.IDLE:
-            self._states.pop(key, None)
-        else:
-            self._states[key] = new
-        if new is State.YIELDING:
-            self._outbox.unclaim(key)
-            self._outbox.handover(successor, key, now)
-            if old is not State.YIELDING:
-                self._due[key] = now + self._patience(successor)
-        elif new is State.PENDING:
-            self._due.setdefault(key, now + MOVE_GRACE)
-        else:
-            self._due.pop(key, None)
-            if old is State.YIELDING:
-                self._outbox.withdraw(key)
-        if new is State.OWNED and old is not State.OWNED:
-            self._take(entry, old, now)
-        elif old in ANSWERING and new not in ANSWERING:
-            del self._owned[key]
-            self._outbox.unclaim(key)
-            self._events.append(lost or Lost(key, "notOwner"))
-
-    def _patience(self, successor: str) -> float:
-        """How long to answer for a successor's sake."""
-        standing = self._standings.get(successor)
-        mute = standing is None or standing.cluster_only or standing.tier is Tier.SILENT
-        return MUTE_WAIT if mute else LEAVE_WAIT if self._leaving is not None else YIELD_WAIT
-
-    def _take(self, entry: Entry, old: State, now: float) -> None:
-        key, previous = entry.group.key, entry.owner
-        live = previous not in ("", self.me) and self._tier(previous) is not Tier.SILENT
-        if old is not State.YIELDING:
-            # Whoever is known to answer still, or to have answered until now by us, need not be looked for.
-            self._owned[key] = owned_group(entry.group, check=not (live or previous == self.me))
-            self._events.append(Acquired(key, "" if previous == self.me else previous))
-        if live:
-            self._outbox.claim(previous, key, now)
-        self._groups.believe(entry, self.me)
+    def _presumed(self, entry: Entry) -> str:
+        """Who has it, of a group that is older than our look at it: the settled one that would, without us."""
+        name = self._book.elect(entry, without=self.me)
+        return name if name and self._book.tier(name) is Tier.SETTLED else ""
 
     # --- time ----------------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
         """See `api.Owner.deadline`."""
-        due = min(self._wire_at, self._outbox.deadline())
-        if self._due:
-            due = min(due, *self._due.values())
-        if self._leaving is not None and not self._handed_over:
-            due = min(due, self._leaving)
+        book = self._book
+        if self._waiting:
+            return -NEVER
+        due = min(self._wire_at, book.outbox.deadline(), book.groups.spread.deadline())
+        if book.due:
+            due = min(due, *book.due.values())
+        if book.returned:
+            due = min(due, *book.returned.values())
+        if book.leaving is not None and not self._handed_over:
+            due = min(due, book.leaving)
         return due
 
     def on_deadline(self, now: float) -> None:
         """See `api.Owner.on_deadline`."""
-        if self._leaving is not None and not self._handed_over and now >= self._leaving:
+        self._left = SLICE
+        self._on_time(now)
+
+    def _on_time(self, now: float) -> None:
+        book = self._book
+        self._work(now)
+        if book.leaving is not None and not self._handed_over and now >= book.leaving:
             self._finish_leaving(now)
         if now >= self._wire_at:
             self._ask_wire(now)
-        for key in [key for key, due in self._due.items() if due <= now]:
-            del self._due[key]
-            entry = self._groups.entries[key]
-            if self._states.get(key) is State.PENDING:
-                self._apply(entry, Input.DUE, now)
-            elif self._states.get(key) is State.YIELDING:
-                self._apply(entry, Input.DUE, now, Lost(key, "notOwner", "timeout"))
-                self._groups.believe(entry, self._groups.elect(entry, self._tier))
+        self._respread(now)
+        for node in [node for node, until in book.returned.items() if until <= now]:
+            del book.returned[node]
+            self._evaluate_touched(node, now)
+        for key in [key for key, due in book.due.items() if due <= now][:SLICE]:
+            book.due.pop(key, None)
+            entry = book.groups.entries[key]
+            if book.state(key) is State.PENDING:
+                book.apply(entry, Input.DUE, now)
+            elif book.state(key) is State.YIELDING:
+                book.apply(entry, Input.DUE, now, Lost(key, "notOwner", "timeout"))
+                book.believe(entry, book.elect(entry), now)
             else:
                 self._evaluate(entry, now)  # a hold is over
-        if self._leaving is not None and not self._handed_over:
+        if book.leaving is not None and not self._handed_over:
             self._finish_leaving(now)
 
     def _finish_leaving(self, now: float) -> None:
-        left = [key for key, state in self._states.items() if state is State.YIELDING]
-        if left and self._leaving is not None and now < self._leaving:
+        book = self._book
+        left = [key for key, state in book.states.items() if state is State.YIELDING]
+        if (left or self._waiting) and book.leaving is not None and now < book.leaving:
             return
         self._handed_over = True
-        for key in list(self._owned):
-            self._apply(self._groups.entries[key], Input.DROP, now, Lost(key, "notOwner", "left"))
-        self._events.append(HandedOver(tuple(left)))
+        for key in list(book.owned):
+            book.apply(book.groups.entries[key], Input.DROP, now, Lost(key, "notOwner", "left"))
+        book.events.append(HandedOver(tuple(left)))
 
     # --- the rest --------------------------------------------------------------------------------------------
 
     def leave(self, now: float) -> None:
         """See `api.Owner.leave`."""
-        if self._leaving is None:
-            self._leaving = now + LEAVE_WAIT
+        if self._book.leaving is None:
+            self._book.leaving = now + LEAVE_WAIT
+            self._left = SLICE
             self._evaluate_all(now)
 
     def stay(self, now: float) -> None:
         """See `api.Owner.stay`."""
         if not self._handed_over:
-            self._leaving = None
+            self._book.leaving = None
+            self._left = SLICE
             self._evaluate_all(now)
 
     def owned(self) -> Mapping[str, OwnedGroup]:
         """See `api.Owner.owned`."""
-        return self._owned
+        return self._book.owned
 
     def owner(self, key: str) -> str:
         """See `api.Owner.owner`."""
-        entry = self._groups.entries.get(key)
+        entry = self._book.groups.entries.get(key)
         return entry.owner if entry else ""
 
     def events(self) -> list[Event]:
         """See `api.Owner.events`."""
-        taken, self._events = self._events, []
+        taken, self._book.events = self._book.events, []
         return taken
+
+    def neighbours(self) -> tuple[str, ...]:
+        """See `api.Owner.neighbours`."""
+        return self._book.neighbours.known()
 
     def status(self) -> dict[str, Any]:
         """See `api.Owner.status`."""
-        return describe(self._groups, self._states, self._wire, self._ready, self._leaving is not None)
+        book = self._book
+        leaving = book.leaving is not None
+        return describe(book.groups, book.states, book.wire, book.neighbours, ready=self._ready, leaving=leaving)

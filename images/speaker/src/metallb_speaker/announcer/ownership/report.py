@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from metallb_speaker.announcer.layer2.api import OwnedGroup
+from metallb_speaker.announcer.lazy import Lazy
 from metallb_speaker.announcer.ownership.groups import Groups
+from metallb_speaker.announcer.ownership.neighbours import Neighbours
 from metallb_speaker.announcer.ownership.states import State
 from metallb_speaker.announcer.ownership.wirecheck import WireCheck
 from metallb_speaker.desired import Layer2Group
@@ -19,20 +21,31 @@ def owned_group(group: Layer2Group, *, check: bool) -> OwnedGroup:
 
 
 def describe(
-    groups: Groups, states: Mapping[str, State], wire: WireCheck, ready: bool, leaving: bool
+    groups: Groups,
+    states: Mapping[str, State],
+    wire: WireCheck,
+    neighbours: Neighbours,
+    *,
+    ready: bool,
+    leaving: bool,
 ) -> dict[str, Any]:
-    """See `api.Owner.status`."""
+    """See `api.Owner.status`. The groups are described as they are read."""
+
+    def group(key: str) -> dict[str, Any] | None:
+        entry = groups.entries.get(key)
+        if entry is None:
+            return None
+        return {
+            "owner": entry.owner,
+            "state": states.get(key, State.IDLE).value,
+            "addresses": [address.ip for address in entry.group.addresses],
+            "preferred": entry.group.preferred,
+        }
+
     return {
         "ready": ready,
         "leaving": leaving,
         "kept": {node: dict(zip(("address", "mac"), wire.evidence(node), strict=True)) for node in wire.kept()},
-        "groups": {
-            key: {
-                "owner": entry.owner,
-                "state": states.get(key, State.IDLE).value,
-                "addresses": [address.ip for address in entry.group.addresses],
-                "preferred": entry.group.preferred,
-            }
-            for key, entry in groups.entries.items()
-        },
+        "macsByWire": neighbours.all(),
+        "groups": Lazy(groups.entries, group),
     }

@@ -12,7 +12,7 @@ YIELD_WAIT = 2.0
 #: The whole of an ordered hand-over at shutdown.
 LEAVE_WAIT = 1.0
 #: The same towards a successor that cannot speak to us: its gratuitous frame, or this, must do.
-MUTE_WAIT = 0.5
+MUTE_WAIT = 0.75
 #: Between two sendings of a claim that is not answered, and of a hand-over; doubles each time up to the latter.
 REPEAT_EVERY, REPEAT_MOST = 0.05, 0.4
 #: Claims to a member that never answers end after this many.
@@ -20,6 +20,14 @@ CLAIM_TRIES = 10
 #: After yielding to a newer claim although the own view says otherwise: before claiming anew. Doubles each time.
 HOLD = 1.0
 MAX_HOLD = 60.0
+#: Two who both announce a group and do not hear each other by UDP: after this the order of election decides.
+CONTEST = 0.6
+#: Two who hear each other and both elect themselves: after this their names decide.
+DISPUTE = 0.15
+#: An announcement after this long a pause is another contest.
+CONTEST_FORGET = 3.0
+#: A node that was found dead and shows itself again on the wire alone is given nothing for so long.
+RETURN_WAIT = 10.0
 
 
 class State(Enum):

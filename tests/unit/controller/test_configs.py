@@ -1,0 +1,311 @@
+"""Which configuration is in force at a start, and what becomes of the object that keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from metallb_common.kube.errors import ApiError
+from metallb_controller import configs
+from metallb_controller.assigner import Assigner
+from metallb_controller.configs import Configs, Settings, Source
+from metallb_controller.metrics import Metrics
+from metallb_controller.wishes import FROM_POOL
+from tests.unit.controller.make import World, service
+
+ACCEPTED = "/api/v1/namespaces/n/configmaps/accepted"
+DEPLOYMENT = "/apis/apps/v1/namespaces/n/deployments/controller"
+P, Q = "192.0.2.0/29", "198.51.100.0/29"
+
+
+def document(**pools: str) -> str:
+    lines = (f"- {{name: {n}, protocol: layer2, addresses: [{a}]}}" for n, a in pools.items())
+    return "\n".join(["address-pools:", *lines])
+
+
+class Server:
+    """ConfigMaps and Deployments by path, with a watch of one object; every write in order."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.written: list[str] = []
+        self.denied = False
+        self.news: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Any = None,
+        timeout: float = 0,  # noqa: ASYNC109
+    ) -> dict[str, Any]:
+        if path == DEPLOYMENT and ACCEPTED in self.objects:
+            self._change(ACCEPTED, self.objects[ACCEPTED])  # the watch brings what is there
+            await asyncio.sleep(0.03)
+        await asyncio.sleep(0)
+        if query is not None:
+            return {"metadata": {}, "items": [self.objects[ACCEPTED]] if ACCEPTED in self.objects else []}
+        if self.denied and body is not None:
+            raise ApiError(403, "Forbidden")
+        where = f"{path}/{body['metadata']['name']}" if method == "POST" else path
+        if method != "POST" and where not in self.objects:
+            raise ApiError(404, "NotFound")
+        if body is not None:
+            self.written.append(method)
+            self._change(where, copy.deepcopy(body))
+        return copy.deepcopy(self.objects[where])
+
+    async def stream(self, path: str, query: Any, *, idle: float) -> AsyncIterator[bytes]:
+        while True:
+            yield await self.news.get()
+
+    def _change(self, where: str, new: dict[str, Any] | None) -> None:
+        old = self.objects.pop(where, None)
+        if new is not None:
+            self.objects[where] = new
+        if where == ACCEPTED:
+            event = {"type": "MODIFIED" if new else "DELETED", "object": new or old}
+            self.news.put_nowait(json.dumps(event).encode())
+
+    def store(self, text: str) -> None:
+        self._change(ACCEPTED, {"metadata": {"name": "accepted"}, "data": {"config": text}})
+
+    def remove(self, where: str) -> None:
+        self._change(where, None)
+
+    def deploy(self, uid: str) -> None:
+        self.objects[DEPLOYMENT] = {"metadata": {"name": "controller", "uid": uid}}
+
+    def owners(self) -> list[str]:
+        return [owner["uid"] for owner in self.objects[ACCEPTED]["metadata"].get("ownerReferences", ())]
+
+
+class Begin:
+    """A term begins: the user's config is known, the list of Services comes when `listed` is called."""
+
+    def __init__(self, user: str, stored: str | None, *, reallocate: bool = False, deployment: str = "") -> None:
+        self.world, self.server, self.metrics = World(), Server(), Metrics()
+        if stored is not None:
+            self.server.store(stored)
+        settings = Settings("n", "config", "accepted", deployment, reallocate)
+        recorder: Any = type("Recorder", (), {"emit": lambda *_, **__: None})()
+        self.configs = Configs(self.server, recorder, self.metrics, settings)  # type: ignore[arg-type]
+        self.configs.lead(self.world.assigner)
+        self.edit(user)
+
+    def edit(self, user: str) -> None:
+        self.configs.replace([Source({"config": user}, "7", "u")])
+
+    def listed(self) -> None:
+        """Whoever wakes first: here it is who plans."""
+        self.world.sync()
+        self.world.settle()
+        self.configs.synced()
+
+    def stored(self) -> str:
+        return str(self.server.objects[ACCEPTED]["data"]["config"])
+
+
+def run(begin: Callable[[], Begin], body: Callable[[Begin], Awaitable[None]]) -> None:
+    async def all_of_it() -> None:
+        made = begin()
+        watch = made.configs.watch_stored()
+        assert watch is not None
+        tasks = [asyncio.create_task(made.configs.run()), asyncio.create_task(watch.run())]
+        try:
+            await body(made)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    asyncio.run(all_of_it())
+
+
+async def until(what: Callable[[], object]) -> None:
+    deadline = asyncio.get_running_loop().time() + 10
+    while not what():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("reallocate", [False, True])
+@pytest.mark.parametrize("pools", [{"p": P, "q": Q}, {"q": Q}])
+def test_a_stored_config_that_is_older_than_the_addresses_moves_none(pools: dict[str, str], reallocate: bool) -> None:
+    """It was stored before a rollback, or before a crash; all addresses were given since, by the user's."""
+
+    async def body(made: Begin) -> None:
+        for i in range(3):
+            made.world.put(
+                service(f"s{i}", created=i, status=(f"198.51.100.{i + 1}",), annotations={FROM_POOL: "q"}),
+            )
+        await until(lambda: made.world.assigner.config is not None)
+        await asyncio.sleep(0.05)
+        made.listed()
+        await until(lambda: made.stored() == document(**pools))
+        made.world.settle()
+        assert made.world.writes == []
+        assert made.world.events == []
+        assert made.metrics.config_stale.get() == 0
+
+    run(lambda: Begin(document(**pools), document(p=P), reallocate=reallocate), body)
+
+
+def test_of_two_families_the_one_that_only_the_new_config_covers_stays_too() -> None:
+    async def body(made: Begin) -> None:
+        for i, six in enumerate(("2001:db8::2", "2001:db8::1")):
+            shown = (f"192.0.2.{i + 1}", six)
+            made.world.put(service(f"s{i}", created=i, families="46", policy="PreferDualStack", status=shown))
+        made.world.put(service("six", created=9, families="6", status=("2001:db8::",)))
+        await until(lambda: made.world.assigner.config is not None)
+        before = {k: v.ingress_ips for k, v in made.world.objects.items()}
+        made.listed()
+        await until(lambda: len(made.server.written) == 1)
+        made.world.settle()
+        assert {k: v.ingress_ips for k, v in made.world.objects.items()} == before
+
+    run(lambda: Begin(document(p=P, q="2001:db8::/125"), document(p=P)), body)
+
+
+@pytest.mark.parametrize("user", ["address-pools: 7", document(z="203.0.113.0/29"), document(p=P)])
+def test_what_was_stored_is_decided_by_when_the_users_is_refused_or_the_same(user: str) -> None:
+    async def body(made: Begin) -> None:
+        made.world.put(service("old", created=1, status=("192.0.2.3",)))
+        made.world.put(service("new", created=2))
+        await until(lambda: made.world.assigner.config is not None)
+        made.listed()
+        await until(lambda: made.world.assigner.busy)
+        made.world.settle()
+        assert (made.world.ips("old"), made.world.ips("new")) == (("192.0.2.3",), ("192.0.2.0",))
+        assert made.stored() == document(p=P)
+        assert made.metrics.config_stale.get() == (user != document(p=P))
+
+    run(lambda: Begin(user, document(p=P)), body)
+
+
+def test_who_leads_no_more_says_no_more_of_the_config_and_of_who_waits() -> None:
+    async def body(made: Begin) -> None:
+        first = made.world.assigner
+        made.metrics.assigner = lambda: leads
+        leads: Assigner | None = first
+        made.world.put(service("web", status=("192.0.2.3",)))
+        made.world.put(service("late", pool="nowhere"))
+        made.listed()
+        await until(lambda: first.busy)
+        made.world.settle()
+        await until(lambda: made.metrics.config_stale.get() == 1)
+        assert b"\nmetallb_controller_services_waiting 1\n" in made.metrics.registry.render()
+        made.configs.follow(first)
+        leads = None
+        await until(lambda: made.metrics.config_stale.get() == 0)
+        assert b"\nmetallb_controller_services_waiting 0\n" in made.metrics.registry.render()
+        assert made.configs.status()["stale"] is False
+        # The end of an earlier term, when it comes late, is not the end of this one.
+        next_one = World().assigner
+        made.configs.lead(next_one)
+        made.configs.follow(first)
+        await until(lambda: next_one.config is not None)
+
+    run(lambda: Begin(document(z="203.0.113.0/29"), document(p=P)), body)
+
+
+# --- the object that keeps it ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "REPAIR", 0.05)
+
+
+def owned() -> Begin:
+    made = Begin(document(p=P), None, deployment="controller")
+    made.server.deploy("one")
+    return made
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("user", [document(p=P), "address-pools: 7", document(z="203.0.113.0/29")])
+def test_what_was_stored_is_written_again_whoever_deletes_or_changes_it(user: str) -> None:
+    """Also while the user's is refused: it is all that a restart would know then."""
+
+    async def body(made: Begin) -> None:
+        made.world.put(service("web"))
+        made.listed()
+        await until(lambda: ACCEPTED in made.server.objects)
+        made.world.settle()
+        made.edit(user)
+        await until(lambda: made.metrics.config_stale.get() == (user != document(p=P)))
+        made.server.remove(ACCEPTED)
+        await until(lambda: ACCEPTED in made.server.objects and made.stored() == document(p=P))
+        made.server.store(document(q=Q))
+        await until(lambda: made.stored() == document(p=P))
+        assert made.server.owners() == ["one"]
+        written = len(made.server.written)
+        await asyncio.sleep(0.2)
+        assert len(made.server.written) == written, "our own writes are no news"
+        assert made.world.ips("web") == ("192.0.2.0",)
+
+    run(owned, body)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_is_uninstalled_is_not_written_again() -> None:
+    async def body(made: Begin) -> None:
+        made.listed()
+        await until(lambda: ACCEPTED in made.server.objects)
+        made.server.remove(DEPLOYMENT)
+        made.server.remove(ACCEPTED)
+        await asyncio.sleep(0.2)
+        assert ACCEPTED not in made.server.objects
+
+    run(owned, body)
+
+
+def test_an_owner_that_was_made_anew_is_written_down() -> None:
+    """Else the object goes away with the Deployment that was."""
+
+    async def body(made: Begin) -> None:
+        made.server.objects[ACCEPTED]["metadata"]["ownerReferences"] = [{"uid": "one"}]
+        made.server.deploy("two")
+        await until(lambda: made.server.owners() == ["two"])
+        assert made.stored() == document(p=P)
+        await asyncio.sleep(0.1)
+        assert made.server.written == ["PUT"]
+
+    run(lambda: Begin(document(p=P), document(p=P), deployment="controller"), body)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_term_believes_nothing_that_an_earlier_one_knew_of_it() -> None:
+    async def body(made: Begin) -> None:
+        made.listed()
+        await until(lambda: ACCEPTED in made.server.objects)
+        made.configs.follow(made.world.assigner)
+        made.server.remove(ACCEPTED)
+        await asyncio.sleep(0.2)
+        assert ACCEPTED not in made.server.objects, "it is the leader's"
+        made.configs.lead(made.world.assigner)
+        await until(lambda: ACCEPTED in made.server.objects)
+
+    run(owned, body)
+
+
+def test_a_right_to_store_that_is_withdrawn_and_given_back_is_used_again() -> None:
+    async def body(made: Begin) -> None:
+        made.listed()
+        await until(lambda: ACCEPTED in made.server.objects)
+        made.server.denied = True
+        made.edit(document(p=P, q=Q))
+        await asyncio.sleep(0.3)
+        assert made.stored() == document(p=P)
+        made.server.denied = False
+        await until(lambda: made.stored() == document(p=P, q=Q))
+
+    run(owned, body)

@@ -1,0 +1,265 @@
+"""Who calls whom: restarted peers, second calls, refreshes while leaving."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from dataclasses import replace
+
+import pytest
+
+from metallb_speaker.announcer.bgp.fsm import State
+from metallb_speaker.announcer.bgp.neighbor import BACKLOG, Dial, Hangup, Neighbor, SessionDown, SessionUp
+from metallb_speaker.announcer.bgp.rib import GRACEFUL_SHUTDOWN, RouteAttributes
+from metallb_speaker.announcer.bgp.wire import update
+from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
+from metallb_speaker.announcer.bgp.wire.messages import Notification, RouteRefresh
+from metallb_speaker.announcer.bgp.wire.prefix import parse, prefix_of
+from tests.unit.speaker.bgp.sessions import (
+    established,
+    routes,
+)
+
+from .pair import HOPS_A, Pair, settings, settings_b
+
+OPEN_B = settings_b().open().encode()
+
+
+def drain(neighbor: Neighbor, token: int) -> list[update.Update]:
+    """The peer reads everything; the UPDATEs of it."""
+    data = bytearray()
+    while chunk := neighbor.pending(token):
+        data += chunk
+        neighbor.sent(token, len(chunk), 0)
+    out, position = [], 0
+    while position < len(data):
+        length = int.from_bytes(data[position + 16 : position + 18])
+        if data[position + 18] == 2:
+            out.append(update.decode(bytes(data[position + 19 : position + length])))
+        position += length
+    return out
+
+
+def called(**capabilities: bool) -> tuple[Neighbor, int]:
+    """A neighbour whose own call has become the session; the peer with other capabilities, if named."""
+    neighbor = Neighbor(settings(), random.Random(1))
+    neighbor.start(0)
+    (dial,) = neighbor.actions()
+    assert isinstance(dial, Dial)
+    neighbor.dialed(dial.token, HOPS_A, 0)
+    theirs = settings_b().open()
+    opening = replace(theirs, capabilities=replace(theirs.capabilities, **capabilities))
+    neighbor.receive(dial.token, opening.encode() + KEEPALIVE, 0)
+    drain(neighbor, dial.token)
+    assert neighbor.state is State.ESTABLISHED
+    return neighbor, dial.token
+
+
+def test_a_peer_that_restarted_may_call_while_its_old_call_still_stands() -> None:
+    """RFC 4724 section 5: with graceful restart the new connection takes the old place without a NOTIFICATION."""
+    pair = Pair.make(settings(graceful_restart=15), settings_b(graceful_restart=15), b_listens=False, a_listens=True)
+    pair.b.start(0)
+    pair.settle()
+    assert pair.a.state is State.ESTABLISHED
+    pair.links.clear()  # b loses power: nobody hears of it
+    pair.carried["a"].clear()
+    pair.b = Neighbor(settings_b(graceful_restart=15), random.Random(3))
+    pair.b.start(1)
+    pair.now = 1
+    pair.settle()
+    assert pair.b.state is State.ESTABLISHED
+    assert pair.a.state is State.ESTABLISHED
+    assert bytes((3, 6)) not in [bytes(pair.carried["a"][i + 18 : i + 20]) for i in range(len(pair.carried["a"]))]
+
+
+def test_a_second_call_without_graceful_restart_is_refused_by_its_open() -> None:
+    pair = Pair.make(b_listens=False, a_listens=True)
+    pair.b.start(0)
+    pair.settle()
+    old = pair.b
+    pair.b = Neighbor(settings_b(), random.Random(3))
+    pair.b.start(1)
+    pair.settle()
+    assert pair.a.state is State.ESTABLISHED
+    assert "connection collision" in pair.b.last_error
+    assert old.state is State.ESTABLISHED
+
+
+def test_a_call_without_a_word_gives_way_to_the_next() -> None:
+    neighbor = Neighbor(settings(), random.Random(4))
+    neighbor.start(0)
+    neighbor.actions()
+    first = neighbor.accepted(HOPS_A, 0)
+    second = neighbor.accepted(HOPS_A, 1)
+    assert first is not None
+    assert second is not None
+    (hangup,) = neighbor.actions()
+    assert isinstance(hangup, Hangup)
+    assert hangup.token == first
+    assert neighbor.state is State.OPEN_SENT
+
+
+def test_an_attempt_is_given_up_when_the_peer_calls() -> None:
+    neighbor, peer = Neighbor(settings(), random.Random(4)), Neighbor(settings_b(), random.Random(5))
+    neighbor.start(0)
+    (dial,) = neighbor.actions()
+    token = neighbor.accepted(HOPS_A, 0)
+    peer.start(0)
+    (call,) = peer.actions()
+    assert token is not None
+    peer.dialed(call.token, HOPS_A, 0)
+    for _ in range(4):
+        for source, st, target, tt in ((neighbor, token, peer, call.token), (peer, call.token, neighbor, token)):
+            data = source.pending(st)
+            source.sent(st, len(data), 0)
+            target.receive(tt, data, 0)
+    assert neighbor.state is State.ESTABLISHED
+    assert neighbor.actions() == [Hangup(dial.token)]
+    assert neighbor.deadline() > 20, "nothing but keepalives"
+    neighbor.receive(token, None, 5)
+    neighbor.dial_failed(dial.token, "timed out", 5)
+    assert 5 < neighbor.deadline() < 7, "it dials again"
+
+
+@pytest.mark.parametrize("restart", [0, 15])
+def test_no_attempt_is_made_beside_a_session_that_the_peer_has_opened(restart: int) -> None:
+    """With graceful restart a second connection would count as the peer's restart, and end the first."""
+    mine, theirs = settings(graceful_restart=restart), settings_b(graceful_restart=restart)
+    pair = Pair.make(mine, theirs, a_listens=True, b_listens=False)
+    pair.a.start(0)
+    pair.run(10)  # nobody answers: the waits grow
+    pair.b_listens = True
+    pair.b.start(pair.now)
+    pair.settle()
+    assert pair.a.state is pair.b.state is State.ESTABLISHED
+    pair.events = {"a": [], "b": []}
+    pair.run(150)
+    assert pair.events == {"a": [], "b": []}
+    assert len(pair.links) == 1
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [Notification(6, 2).encode(), bytes(19), KEEPALIVE[:-1] + b"\x01", settings_b().open().encode()],
+    ids=["NOTIFICATION", "no marker", "bad OPEN", "second OPEN"],
+)
+@pytest.mark.parametrize("enhanced", [True, False])
+def test_a_refresh_and_the_end_in_one_read_end_that_session_only(enhanced: bool, tail: bytes) -> None:
+    neighbor, token = called(enhanced_refresh=enhanced)
+    neighbor.set_routes(routes("203.0.113.1/32"), 0)
+    drain(neighbor, token)
+    neighbor.receive(token, RouteRefresh("ipv4").encode() + tail, 1)
+    assert neighbor.state is not State.ESTABLISHED
+    assert [type(e) for e in neighbor.events()] == [SessionUp, SessionDown]
+    (hangup,) = neighbor.actions()
+    assert isinstance(hangup, Hangup)
+    assert 1 < neighbor.deadline() < 3, "it dials again"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_second_call_leaves_nothing_behind_however_its_messages_come(at_once: bool) -> None:
+    """RFC 4271 section 6.8: beside a session that stands the newcomer is closed; by us, whatever the peer does."""
+    neighbor, token = called()
+    neighbor.events()
+    second = neighbor.accepted(HOPS_A, 1)
+    assert second is not None
+    for data in [OPEN_B + KEEPALIVE] if at_once else [OPEN_B, KEEPALIVE]:
+        neighbor.receive(second, data, 1)
+    assert neighbor.connection is not None
+    assert (neighbor.state, neighbor.events()) == (State.ESTABLISHED, [])
+    (hangup,) = neighbor.actions()
+    assert isinstance(hangup, Hangup)
+    assert hangup.token == second
+    assert Notification(6, 7).encode() in hangup.last
+    neighbor.receive(token, None, 2)
+    assert 2 < neighbor.deadline() < 4, "it dials again"
+    assert neighbor.accepted(HOPS_A, 2) is not None
+
+
+def test_of_two_calls_at_once_one_stays_when_opens_come_with_keepalives() -> None:
+    neighbor = Neighbor(settings(), random.Random(1))
+    neighbor.start(0)
+    (dial,) = neighbor.actions()
+    call = neighbor.accepted(HOPS_A, 0)
+    assert call is not None
+    neighbor.dialed(dial.token, HOPS_A, 0)
+    neighbor.receive(call, OPEN_B, 0)
+    neighbor.receive(dial.token, OPEN_B + KEEPALIVE, 0)
+    (hangup,) = neighbor.actions()
+    assert isinstance(hangup, Hangup)
+    assert hangup.token == dial.token, "theirs is the higher identifier: the connection that they opened stays"
+    neighbor.receive(call, KEEPALIVE, 0)
+    assert neighbor.state is State.ESTABLISHED
+
+
+def test_a_withdrawal_that_a_slow_peer_has_not_got_survives_its_refresh() -> None:
+    neighbor, token = called(enhanced_refresh=False)
+    gone = parse("203.0.113.1/32")
+    many = routes(*(f"10.0.{i >> 8}.{i & 255}/32" for i in range(6000)))
+    neighbor.set_routes({**many, gone: RouteAttributes()}, 0)
+    drain(neighbor, token)
+    step = 0
+    while neighbor.connection is not None and neighbor.connection.backlog < BACKLOG:  # it reads nothing
+        step += 1
+        changed = {p: RouteAttributes(communities=((step, i % 300),)) for i, p in enumerate(many)}
+        neighbor.set_routes({**changed, gone: RouteAttributes()}, 1)
+    neighbor.rib.remove(gone)
+    neighbor.flush(2)
+    neighbor.receive(token, RouteRefresh("ipv4").encode(), 3)
+    sent = drain(neighbor, token)
+    withdrawn = {prefix for message in sent for prefix in message.withdrawn}
+    assert ipaddress.ip_network("203.0.113.1/32") in withdrawn
+
+
+def test_only_the_first_open_says_that_the_speaker_restarted() -> None:
+    pair = Pair.make(settings(graceful_restart=15, restarting=True), settings_b(graceful_restart=15))
+    pair.a.start(0)
+    pair.settle()
+
+    def said() -> bool:
+        assert pair.b.connection is not None
+        assert pair.b.connection.peer_open is not None
+        graceful = pair.b.connection.peer_open.capabilities.graceful_restart
+        assert graceful is not None
+        return graceful.restarting
+
+    assert said()
+    link = pair.links.pop()
+    link[0].receive(link[1], None, 0)
+    link[2].receive(link[3], None, 0)
+    pair.run(2)
+    assert pair.a.state is State.ESTABLISHED
+    assert not said()
+
+
+def test_asking_for_routes_without_reading_them_costs_bounded_memory() -> None:
+    pair = established()
+    many = {prefix_of(ipaddress.ip_network((0x0A000000 + i, 32))): RouteAttributes() for i in range(10_000)}
+    pair.a.set_routes(many, 0)
+    pair.settle()
+    link = pair.links[0]
+    for _ in range(200):
+        pair.a.receive(link[1], RouteRefresh("ipv4").encode(), 0)
+    assert pair.a.connection is not None
+    assert pair.a.connection.backlog < 1 << 20
+    pair.carried["a"].clear()
+    pair.settle()
+    got = [prefix_of(n) for u in pair.updates_from("a") for n in u.announced]
+    assert set(got) == set(many)
+    assert len(got) < 100_000
+    data = bytes(pair.carried["a"])
+    assert data.count(bytes((0, 23, 5, 0, 1, 1, 1))) == data.count(bytes((0, 23, 5, 0, 1, 2, 1))) >= 2  # BoRR and EoRR
+
+
+def test_a_refresh_while_leaving_still_says_that_routes_go() -> None:
+    pair = established()
+    pair.a.set_routes(routes("203.0.113.1/32"), 0)
+    pair.settle()
+    pair.a.stop(0)
+    pair.settle()
+    pair.carried["a"].clear()
+    pair.a.receive(pair.links[0][1], RouteRefresh("ipv4").encode(), 0.5)
+    pair.settle()
+    (last,) = [u for u in pair.updates_from("a") if u.announced]
+    assert last.attributes is not None
+    assert GRACEFUL_SHUTDOWN in last.attributes.communities
