@@ -105,6 +105,7 @@ generate-chart-docs: setup ## the chart's README, and the table of the original'
 	@$(PY) schema/values_table.py
 	@"$$(python3 tests/cluster/toolchain.py helm-docs | cut -f2)" --chart-search-root chart --sort-values-order=file --log-level=warning
 verify-chart-docs: setup ## both are fresh
+	@python3 tests/cluster/toolchain.py helm helm-docs >/dev/null
 	@$(PY) schema/values_table.py --check
 	@$(PYTEST) -q tests/chart/test_chart_testing.py -k readme
 

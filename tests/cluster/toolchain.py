@@ -306,6 +306,12 @@ def source(name: str) -> Path:
     return Path(_fetch(module, _go_environment(module))["Dir"])
 
 
+#: What Go says when not the module but the way to it is at fault: worth another try.
+_NETWORK = re.compile(
+    r"timeout|timed out|connection re(set|fused)|EOF|TLS|no route|temporary failure|50[0-9] |429 ", re.I
+)
+
+
 def _fetch(module: GoModule, env: dict[str, str]) -> dict[str, str]:
     """What Go says of the fetched module, its hash checked. Raises ToolchainError."""
     go = shutil.which("go")
@@ -315,20 +321,25 @@ def _fetch(module: GoModule, env: dict[str, str]) -> dict[str, str]:
             f"with: install Go 1.26 or newer, or put {module.name} {module.version} on PATH"
         )
     say(f"{module.name} {module.version}: fetching")
-    told = subprocess.run(
-        [go, "mod", "download", "-json", f"{module.module}@{module.version}"],
-        env=env,
-        capture_output=True,
-        text=True,
-        cwd=tempfile.gettempdir(),
-        check=False,
-    )
-    try:
-        info: dict[str, str] = json.loads(told.stdout)
-    except json.JSONDecodeError:
-        raise ToolchainError(f"cannot fetch {module.module}: {told.stderr.strip()}") from None
-    if info.get("Error"):
-        raise ToolchainError(f"cannot fetch {module.module}@{module.version}: {info['Error']}")
+    for pause in (2, 10, None):
+        told = subprocess.run(
+            [go, "mod", "download", "-json", f"{module.module}@{module.version}"],
+            env=env,
+            capture_output=True,
+            text=True,
+            cwd=tempfile.gettempdir(),
+            check=False,
+        )
+        try:
+            info: dict[str, str] = json.loads(told.stdout)
+        except json.JSONDecodeError:
+            info = {"Error": told.stderr.strip()}
+        if not info.get("Error"):
+            break
+        if pause is None or not _NETWORK.search(info["Error"]):
+            raise ToolchainError(f"cannot fetch {module.module}@{module.version}: {info['Error']}")
+        say(f"{module.name}: the network failed ({info['Error'].splitlines()[-1][:200]}); again in {pause} s")
+        time.sleep(pause)
     if info.get("Sum") != module.h1:
         raise ToolchainError(f"{module.module}@{module.version}: hash is {info.get('Sum')}, pinned is {module.h1}")
     return info | {"Go": go}
@@ -382,8 +393,6 @@ def _run_with_progress(command: list[str], cwd: str, env: dict[str, str], label:
     """
     start = time.monotonic()
     count = 0
-    tail: list[str] = []
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     done = threading.Event()
 
     def heartbeat() -> None:
@@ -391,14 +400,25 @@ def _run_with_progress(command: list[str], cwd: str, env: dict[str, str], label:
             say(f"{label}: {count} packages compiled, {time.monotonic() - start:.0f} s")
 
     threading.Thread(target=heartbeat, daemon=True).start()
-    assert process.stderr is not None
-    for line in process.stderr:
-        count += 1
-        tail = [*tail[-19:], line.rstrip()]
-    code = process.wait()
-    done.set()
-    if code:
-        raise ToolchainError(f"{label} failed:\n  " + "\n  ".join(tail))
+    try:
+        for pause in (2, 10, None):
+            tail: list[str] = []
+            with subprocess.Popen(
+                command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stderr is not None
+                for line in process.stderr:
+                    count += 1
+                    tail = [*tail[-19:], line.rstrip()]
+            if not process.returncode:
+                break
+            text = "\n  ".join(tail)
+            if pause is None or not _NETWORK.search(text):  # what is compiled already is not compiled again
+                raise ToolchainError(f"{label} failed:\n  {text}")
+            say(f"{label}: the network failed ({tail[-1][:200]}); again in {pause} s")
+            time.sleep(pause)
+    finally:
+        done.set()
     say(f"{label}: built in {time.monotonic() - start:.0f} s")
 
 
@@ -429,7 +449,16 @@ def packages(groups: Iterable[str]) -> None:
             policy.chmod(0o755)
         try:
             env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-            install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+            install = [
+                "apt-get",
+                "install",
+                "-y",
+                "-q",
+                "-o",
+                "Acquire::Retries=3",
+                "--no-install-recommends",
+                *missing,
+            ]
             log = cache() / "apt.log"
             with open(log, "w") as out:
                 code = subprocess.run(install, env=env, stdout=out, stderr=out, check=False).returncode
