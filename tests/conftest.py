@@ -1,12 +1,14 @@
 """For every suite: what may be skipped, and where.
 
 A skip is visible (``-ra``) and says why. In continuous integration (``CI=true``) a skip is a
-failure, but for the kernel features named in ALLOWED_SKIPS, one by one.
+failure, but for the kernel features named in ALLOWED_SKIPS, one by one. A failed test is run again only
+where the machine stood still meanwhile (`stalls.py`), never in `make accept`; the run tells how often.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import hypothesis
 import pytest
 
 from metallb_common.obs import logs
+from tests.stalls import Stalls
 
 #: Reasons that a skip may give in CI: features that the kernel of the build machines lacks.
 ALLOWED_SKIPS = (
@@ -54,6 +57,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [i for i in items if i.get_closest_marker("accept") is None]
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("accept")])
         items[:] = chosen
+        for item in items:
+            item.add_marker(pytest.mark.flaky(reruns=2, condition=_stood_still))
+
+
+#: What watches the machine, and when the test that runs now began. Started with the first test, not by a listing.
+_watch: Stalls | None = None
+_began = 0.0
+_stalls: list[tuple[float, float]] = []  # those in tests that have failed
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logstart() -> None:
+    global _watch, _began
+    _watch = _watch or Stalls()
+    _began = time.monotonic()
+
+
+def _stood_still(error: BaseException | None) -> bool:
+    """Whether this machine stood still while the test ran that has just failed: then it is run again, visibly."""
+    if error is None or _watch is None:
+        return False  # the test has passed
+    stalls = _watch.since(_began)
+    _stalls.extend(stalls)
+    return bool(stalls)
+
+
+def pytest_unconfigure() -> None:
+    if _watch:
+        _watch.end()
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +130,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     counts: dict[str, dict[str, int]] = {}
     seconds: dict[str, float] = {}
     tallies: dict[str, int] = {}
-    for outcome in ("passed", "failed", "error", "skipped", ""):  # "": set up and torn down
+    for outcome in ("passed", "failed", "error", "skipped", "rerun", ""):  # "": set up and torn down
         for report in terminalreporter.stats.get(outcome, ()):
             suite = _suite(report.nodeid)
             if not isinstance(report, pytest.TestReport):
@@ -108,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 continue
             row = counts.setdefault(suite, {})
             row[outcome] = row.get(outcome, 0) + 1
-            for what, number in (value for name, value in report.user_properties if name == "tally"):
+            for what, number in (v for n, v in report.user_properties if n == "tally" and outcome == "passed"):
                 tallies[what] = tallies.get(what, 0) + number
     if len(counts) > 1:
         terminalreporter.section("suites", sep="-")
@@ -116,6 +148,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for suite, row in sorted(counts.items()):
             found = ", ".join(f"{n} {o}" for o, n in row.items())
             terminalreporter.write_line(f"{suite:{width}}  {found}  {seconds[suite]:.0f} s")
+    if _stalls:
+        terminalreporter.section("the machine stood still while a test ran that failed", sep="-")
+        terminalreporter.write_line(", ".join(f"{length:.2f} s" for _, length in _stalls))
     if tallies:
         terminalreporter.section("counted", sep="-")
         for what, number in sorted(tallies.items()):
