@@ -1,7 +1,8 @@
-"""All tests, in two lanes side by side: the end-to-end suites, and all others. Both wait most of their time.
+"""All tests, in two lanes side by side: the end-to-end suites; and all others, one suite after the other.
 
-`python -m tests.lanes`. The lines of the end-to-end lane come when the other lane is done. The exit status is 1 if
-either failed, 130 after INT or TERM: then both end in order first, and take down what they started.
+Both wait most of their time. What only computes (`COMPUTING`) yields the cores to the other lane, where packets are
+timed. `python -m tests.lanes`. The lines of the end-to-end lane come when the other lane is done. The exit status is 1
+if anything failed, 130 after INT or TERM: then everything ends in order first, and takes down what it started.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import tempfile
 import time
 from typing import BinaryIO
 
-OTHERS = ("--ignore=tests/e2e", "tests")
 END_TO_END = ("tests/e2e",)
+COMPUTING = ("tests/unit", "tests/property", "tests/vectors", "tests/chart")
+#: Everything that is in no lane by name, so that a new suite is run without being named here.
+OTHERS = ("tests", *(f"--ignore={folder}" for folder in END_TO_END + COMPUTING))
+
+Process = subprocess.Popen[bytes]
 
 
-def _pytest(*arguments: str, output: BinaryIO | None = None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pytest", *arguments]
+def _pytest(arguments: tuple[str, ...], *, nice: int = 0, output: BinaryIO | None = None) -> Process:
+    command = ["nice", "-n", str(nice), sys.executable, "-m", "pytest", *arguments]
     return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None)
 
 
@@ -33,30 +38,34 @@ def _stop(number: int, frame: object) -> None:
 
 
 def main() -> int:
-    """Run both; gives the exit status."""
+    """Run all; gives the exit status."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(
         signal.SIGINT, _stop
     )  # also where a shell has set it to be ignored: so it is the default in the lanes
     with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as lines:
-        lanes = [_pytest(*END_TO_END, output=written.file), _pytest(*OTHERS)]  # type: ignore[arg-type]
+        runs: dict[str, Process] = {}
         try:
-            lanes[1].wait()
+            runs["end to end"] = _pytest(END_TO_END, output=written.file)  # type: ignore[arg-type]
+            runs["unit, property, vectors, chart"] = _pytest(COMPUTING, nice=10)
+            runs["unit, property, vectors, chart"].wait()
+            runs["all others"] = _pytest(OTHERS)
+            runs["all others"].wait()
             print("\n--- end to end ---", flush=True)
-            while lanes[0].poll() is None:
+            while runs["end to end"].poll() is None:
                 _copy(lines)
                 time.sleep(0.5)
             _copy(lines)
         except KeyboardInterrupt:
-            for lane in lanes:
-                if lane.poll() is None:
-                    lane.send_signal(signal.SIGINT)
-            for lane in lanes:
-                lane.wait()
+            for run in runs.values():
+                if run.poll() is None:
+                    run.send_signal(signal.SIGINT)
+            for run in runs.values():
+                run.wait()
             return 130
-    for name, lane in (("end to end", lanes[0]), ("all others", lanes[1])):
-        print(f"{name}: {'passed' if lane.returncode == 0 else f'failed (exit status {lane.returncode})'}")
-    return int(any(lane.returncode for lane in lanes))
+    for name, run in runs.items():
+        print(f"{name}: {'passed' if run.returncode == 0 else f'failed (exit status {run.returncode})'}")
+    return int(any(run.returncode for run in runs.values()))
 
 
 if __name__ == "__main__":
