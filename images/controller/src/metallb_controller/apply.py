@@ -175,7 +175,10 @@ class Writer:
                     self._later(key, second)
                 return
             self._assigner.written(Tracked.from_json(now))
-            if error.status == 0:
+            known = self._assigner.services.get(key)
+            # One that was made anew is for the watch to bring: until then every attempt would end like this one.
+            same = known is not None and known.view.resource_version == view.resource_version
+            if error.status == 0 or same:
                 self._later(key, error)
             else:
                 self._again.add(key)
