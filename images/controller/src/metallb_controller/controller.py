@@ -223,6 +223,9 @@ class Controller:
 
     async def _shut_down(self) -> None:
         if self._running is not None:
+            if self.term is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.term.writer.finish(), WRITE_TIMEOUT)
             self._running.cancel()
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 await asyncio.wait_for(asyncio.gather(self._running, return_exceptions=True), WRITE_TIMEOUT)
