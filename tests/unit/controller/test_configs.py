@@ -453,6 +453,34 @@ def test_what_an_earlier_term_has_asked_for_is_no_answer_in_this_one() -> None:
     run(lambda: Begin("address-pools: 7", document(p=P)), body)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_was_in_force_in_an_earlier_term_takes_nothing_away_in_a_later_one(kept: bool) -> None:
+    """Another has led with a newer config, and gave an address by it. The user's is broken by now."""
+
+    async def body(made: Begin) -> None:
+        made.listed()
+        await until(lambda: made.configs.in_force is not None and ACCEPTED in made.server.objects)
+        made.configs.follow(made.world.assigner)
+        if kept:
+            made.server.store(document(p=P, q=Q))
+        else:
+            made.server.remove(ACCEPTED)
+        made.edit("address-pools: 7", "9")
+        second = World()
+        second.put(service("theirs", status=("198.51.100.0",), annotations={FROM_POOL: "q"}))
+        second.put(service("new", created=9))
+        made.configs.lead(second.assigner, lambda: True)
+        second.sync()
+        made.configs.synced()
+        await until(lambda: made.metrics.config_stale.get() == 1)
+        await asyncio.sleep(0.1)
+        second.settle()
+        assert second.ips("theirs") == ("198.51.100.0",)
+        assert second.ips("new") == (("192.0.2.0",) if kept else ())
+
+    run(lambda: Begin(document(p=P), None), body)
+
+
 def test_every_service_in_the_way_is_told_once_of_each_refused_config() -> None:
     """More of them than the ConfigMap is told of, some with two addresses; and some get out of the way."""
 

@@ -102,8 +102,12 @@ class Configs:
     # --- terms ------------------------------------------------------------------------------------
 
     def lead(self, assigner: Assigner, may_write: Callable[[], bool]) -> None:
-        """A term begins: the accepted config is read anew, then the user's is judged."""
+        """A term begins: the accepted config is read anew, then the user's is judged.
+
+        What was in force in an earlier term counts no longer: another may have led with a newer one since.
+        """
         self._assigner, self._may_write, self._accepted_read = assigner, may_write, False
+        self.in_force = None
         self._told, self._told_services = (), {}
         self._changed.set()
 
@@ -149,7 +153,7 @@ class Configs:
             if self._assigner is not assigner:
                 return  # of another term, which reads for itself
             self._accepted_read = True
-            self.in_force = before or self.in_force
+            self.in_force = before
         if self.in_force is not None and assigner.config is None:
             # Addresses may have been given by another one, if the installation was rolled back meanwhile. So the
             # user's is judged before anything is decided.
