@@ -237,6 +237,21 @@ def test_program_refuses_what_it_would_refuse_to_run(tmp_path: Path, capsys: pyt
     assert "referencing non existing bfd profile gone" in capsys.readouterr().err
 
 
+def test_program_says_that_a_key_stands_there_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of the two is meant nobody knows: what is printed may be the wrong one."""
+    text = yaml.safe_dump_all([POOL, made("L2Advertisement", "l", {})])
+    assert run(tmp_path, text) == 0
+    capsys.readouterr()
+    twice = text.replace("spec:\n  addresses:", "spec:\n  addresses: [198.51.100.0/24]\n  addresses:")
+    assert run(tmp_path, twice) == 1
+    captured = capsys.readouterr()
+    line = twice.splitlines().index("  addresses:") + 1
+    assert (
+        f"objects.yaml:{line}: spec.addresses: could not parse config: key 'addresses' is already set" in captured.err
+    )
+    assert parse(captured.out).config is not None
+
+
 @pytest.mark.parametrize("text", ["{apiVersion: metallb.io/v1beta1, kind: BGPPeer, spec: [1]}", ": : ["])
 def test_program_on_broken_input(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, text) == 1

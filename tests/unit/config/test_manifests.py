@@ -112,6 +112,58 @@ def test_values_for_a_parent_chart(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (status, record["kind"]) == (1, "HelmValues")
 
 
+def parent(text: str) -> str:
+    """Values for a chart that has ours as a dependency."""
+    return "ingress: {}\nmetallb:\n" + textwrap.indent(values(text), "  ")
+
+
+PARENTS = {
+    "HelmValues": parent,
+    "HelmRelease": lambda text: (
+        "apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: all}\nspec:\n  values:\n"
+        + textwrap.indent(parent(text), "    ")
+    ),
+    "Application, object": lambda text: (
+        "apiVersion: argoproj.io/v1alpha1\nkind: Application\nspec:\n  source:\n    helm:\n      valuesObject:\n"
+        + textwrap.indent(parent(text), "        ")
+    ),
+    "Application, text": lambda text: (
+        "apiVersion: argoproj.io/v1alpha1\nkind: Application\nspec:\n  source:\n    helm:\n      values: |\n"
+        + textwrap.indent(parent(text), "        ")
+    ),
+}
+
+
+@pytest.mark.parametrize("holder", PARENTS)
+def test_values_for_a_parent_chart_in_every_holder(
+    holder: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = PARENTS[holder](BAD)
+    status, (record,) = check(capsys, tmp_path, text)
+    assert (status, record["kind"]) == (1, holder.partition(",")[0])
+    (error,) = record["errors"]
+    assert text.splitlines()[error["line"] - 1].strip() == "protocol: arp"
+    status, (record,) = check(capsys, tmp_path, PARENTS[holder](GOOD))
+    assert (status, len(record["config"]["pools"])) == (0, 1)
+    status, (record,) = check(capsys, tmp_path, PARENTS[holder](GOOD).replace("configInline", "configInLine"))
+    assert (status, record["errors"][0]["fix"]) == (1, "it is spelt configInline")
+
+
+@pytest.mark.parametrize("first", [GOOD, BAD])
+@pytest.mark.parametrize("second", [GOOD, BAD])
+def test_every_source_of_an_application_is_judged(
+    first: str, second: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = application_sources(first) + "  - helm:\n      values: |\n" + textwrap.indent(parent(second), "        ")
+    status, records = check(capsys, tmp_path, text + "---\n" + GOOD)
+    assert [(r["document"], r["kind"], r["valid"]) for r in records] == [
+        (1, "Application", first == GOOD),
+        (2, "Application", second == GOOD),
+        (3, "Config", True),
+    ]
+    assert status == (BAD in (first, second))
+
+
 def test_lists_and_many_documents(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     items = "".join("- " + textwrap.indent(config_map(text), "  ").lstrip() for text in (GOOD, BAD))
     text = f"apiVersion: v1\nkind: List\nitems:\n{items}---\n{values(GOOD)}---\n---\nkind: Service\napiVersion: v1\n"

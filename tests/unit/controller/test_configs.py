@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from metallb_common.kube.errors import ApiError
+from metallb_common.kube.events import BURST, ObjectRef
 from metallb_controller import configs
 from metallb_controller.assigner import Assigner
 from metallb_controller.configs import Configs, Settings, Source
@@ -35,6 +36,8 @@ class Server:
         self.objects: dict[str, dict[str, Any]] = {}
         self.written: list[str] = []
         self.denied = False
+        self.refuses: ApiError | None = None  # every write
+        self.version = 0
         self.news: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def request(
@@ -45,12 +48,13 @@ class Server:
         body: Any = None,
         query: Any = None,
         timeout: float = 0,  # noqa: ASYNC109
+        once: bool = False,
     ) -> dict[str, Any]:
         if path == DEPLOYMENT and ACCEPTED in self.objects:
             self._change(ACCEPTED, self.objects[ACCEPTED])  # the watch brings what is there
             await asyncio.sleep(0.03)
         await asyncio.sleep(0)
-        if query is not None:
+        if "fieldSelector" in (query or {}):
             return {"metadata": {}, "items": [self.objects[ACCEPTED]] if ACCEPTED in self.objects else []}
         if self.denied and body is not None:
             raise ApiError(403, "Forbidden")
@@ -58,9 +62,23 @@ class Server:
         if method != "POST" and where not in self.objects:
             raise ApiError(404, "NotFound")
         if body is not None:
+            await self.before_write()
+            if self.refuses is not None:
+                raise self.refuses
+            if method == "POST" and where in self.objects:
+                raise ApiError(409, "AlreadyExists")
+            if method == "PUT" and self._version(body) not in ("", self._version(self.objects[where])):
+                raise ApiError(409, "Conflict")
             self.written.append(method)
             self._change(where, copy.deepcopy(body))
         return copy.deepcopy(self.objects[where])
+
+    @staticmethod
+    def _version(obj: dict[str, Any]) -> str:
+        return str(obj["metadata"].get("resourceVersion", ""))
+
+    async def before_write(self) -> None:
+        """What else happens just before."""
 
     async def stream(self, path: str, query: Any, *, idle: float) -> AsyncIterator[bytes]:
         while True:
@@ -69,6 +87,8 @@ class Server:
     def _change(self, where: str, new: dict[str, Any] | None) -> None:
         old = self.objects.pop(where, None)
         if new is not None:
+            self.version += 1
+            new["metadata"]["resourceVersion"] = str(self.version)
             self.objects[where] = new
         if where == ACCEPTED:
             event = {"type": "MODIFIED" if new else "DELETED", "object": new or old}
@@ -95,13 +115,18 @@ class Begin:
         if stored is not None:
             self.server.store(stored)
         settings = Settings("n", "config", "accepted", deployment, reallocate)
-        recorder: Any = type("Recorder", (), {"emit": lambda *_, **__: None})()
-        self.configs = Configs(self.server, recorder, self.metrics, settings)  # type: ignore[arg-type]
-        self.configs.lead(self.world.assigner)
+        self.told: list[tuple[str, str, str]] = []  # name, reason, message
+        self.leads = True
+        self.configs = Configs(self.server, self, self.metrics, settings)  # type: ignore[arg-type]
+        self.configs.lead(self.world.assigner, lambda: self.leads)
         self.edit(user)
 
-    def edit(self, user: str) -> None:
-        self.configs.replace([Source({"config": user}, "7", "u")])
+    def edit(self, user: str, version: str = "7") -> None:
+        self.configs.replace([Source({"config": user}, version, "u")])
+
+    def emit(self, ref: ObjectRef, kind: str, reason: str, message: str, *, version: str = "") -> None:
+        assert kind == "Warning"
+        self.told.append((ref.name, reason, message))
 
     def listed(self) -> None:
         """Whoever wakes first: here it is who plans."""
@@ -209,7 +234,7 @@ def test_who_leads_no_more_says_no_more_of_the_config_and_of_who_waits() -> None
         assert made.configs.status()["stale"] is False
         # The end of an earlier term, when it comes late, is not the end of this one.
         next_one = World().assigner
-        made.configs.lead(next_one)
+        made.configs.lead(next_one, lambda: True)
         made.configs.follow(first)
         await until(lambda: next_one.config is not None)
 
@@ -291,7 +316,7 @@ def test_a_term_believes_nothing_that_an_earlier_one_knew_of_it() -> None:
         made.server.remove(ACCEPTED)
         await asyncio.sleep(0.2)
         assert ACCEPTED not in made.server.objects, "it is the leader's"
-        made.configs.lead(made.world.assigner)
+        made.configs.lead(made.world.assigner, lambda: True)
         await until(lambda: ACCEPTED in made.server.objects)
 
     run(owned, body)
@@ -309,3 +334,184 @@ def test_a_right_to_store_that_is_withdrawn_and_given_back_is_used_again() -> No
         await until(lambda: made.stored() == document(p=P, q=Q))
 
     run(owned, body)
+
+
+def fails() -> ApiError:
+    return ApiError(500, "InternalError", "failed calling webhook")
+
+
+@pytest.mark.parametrize("stored", [None, document(p=P)])
+def test_nothing_is_decided_by_a_config_that_is_not_stored(stored: str | None) -> None:
+    """A restart after a bad edit would know nothing of it, and take away what it gave."""
+
+    async def body(made: Begin) -> None:
+        made.listed()
+        if stored:
+            await until(lambda: made.configs.in_force is not None and not made.world.assigner.provisional)
+        made.server.refuses = fails()
+        made.edit(document(p=P, q=Q), "8")
+        made.world.put(service("new", pool="q", created=1))
+        made.world.put(service("old", pool="p", created=2))
+        await until(lambda: any(reason == "ConfigStale" for _, reason, _ in made.told))
+        made.world.settle()
+        assert made.world.ips("new") == ()
+        assert made.world.ips("old") == (("192.0.2.0",) if stored else ())
+        assert made.metrics.config_stale.get() == 1
+        status = made.configs.status()
+        assert status["stale"] is True
+        assert "failed calling webhook" in status["errors"][0]
+        assert status["accepted_resource_version"] == ("7" if stored else None)
+        made.server.refuses = None
+        await until(lambda: made.metrics.config_stale.get() == 0)
+        made.world.settle()
+        assert made.stored() == document(p=P, q=Q)
+        assert made.world.ips("new") == ("198.51.100.0",)
+        assert made.configs.status()["errors"] == []
+
+    run(lambda: Begin(stored or "address-pools: 7", stored), body)
+
+
+def test_an_address_that_is_given_while_a_config_is_stored_stays() -> None:
+    async def body(made: Begin) -> None:
+        made.listed()
+        await until(lambda: made.configs.in_force is not None and not made.world.assigner.provisional)
+
+        async def give() -> None:
+            made.world.put(service("late", pool="q"))
+            made.world.settle()
+            assert made.world.ips("late") == ("198.51.100.0",)
+            made.server.before_write = nothing  # type: ignore[method-assign]
+
+        async def nothing() -> None: ...
+
+        made.server.before_write = give  # type: ignore[method-assign]
+        made.edit(document(p=P), "8")
+        await until(lambda: ("late", "ConfigStale") in [t[:2] for t in made.told])
+        await until(lambda: made.stored() == document(p=P, q=Q))
+        made.world.settle()
+        assert made.world.ips("late") == ("198.51.100.0",)
+        assert made.metrics.config_stale.get() == 1
+
+    run(lambda: Begin(document(p=P, q=Q), document(p=P, q=Q)), body)
+
+
+@pytest.mark.parametrize("when", ["owner", "write"])
+def test_who_leads_no_more_overwrites_nothing(when: str) -> None:
+    """The successor has stored another one while this one asked for its Deployment, or sent its write."""
+
+    async def body(made: Begin) -> None:
+        made.server.deploy("one")
+        made.listed()
+        await until(lambda: made.configs.in_force is not None and made.server.owners() == ["one"])
+        ask, theirs = made.server.request, document(p=P, z="203.0.113.0/29")
+
+        async def request(method: str, path: str, **more: Any) -> dict[str, Any]:
+            if path == DEPLOYMENT and when == "owner":
+                made.leads = False
+                made.server.store(theirs)
+            if method == "PUT" and when == "write":
+                made.server.store(theirs)
+                made.server.request = ask  # type: ignore[method-assign]
+                made.leads = False
+            return await ask(method, path, **more)
+
+        made.server.written.clear()
+        made.server.request = request  # type: ignore[method-assign]
+        made.edit(document(p=P, q=Q), "8")
+        await until(lambda: not made.leads)
+        await asyncio.sleep(0.5)
+        assert (made.stored(), made.server.written) == (theirs, [])
+        made.world.put(service("new", pool="q"))
+        made.world.settle()
+        assert made.world.ips("new") == ()
+
+    run(lambda: Begin(document(p=P), document(p=P), deployment="controller"), body)
+
+
+def test_what_an_earlier_term_has_asked_for_is_no_answer_in_this_one() -> None:
+    async def body(made: Begin) -> None:
+        ask = made.server.request
+
+        async def request(method: str, path: str, **more: Any) -> dict[str, Any]:
+            answer = await ask(method, path, **more)
+            if method == "GET" and path == ACCEPTED and made.configs.in_force is None:
+                made.server.request = ask  # type: ignore[method-assign]
+                made.configs.follow(made.world.assigner)  # and another leads, and stops, while it is on its way
+                made.server.store(document(p=P, q=Q))
+                made.configs.lead(second.assigner, lambda: True)
+            return answer
+
+        second = World()
+        made.server.request = request  # type: ignore[method-assign]
+        second.sync()
+        made.configs.synced()
+        await until(lambda: made.configs.in_force is not None and not second.assigner.provisional)
+        assert made.configs.in_force is not None
+        assert made.configs.in_force.text == document(p=P, q=Q)
+        assert made.stored() == document(p=P, q=Q)
+
+    run(lambda: Begin("address-pools: 7", document(p=P)), body)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_was_in_force_in_an_earlier_term_takes_nothing_away_in_a_later_one(kept: bool) -> None:
+    """Another has led with a newer config, and gave an address by it. The user's is broken by now."""
+
+    async def body(made: Begin) -> None:
+        made.listed()
+        await until(lambda: made.configs.in_force is not None and ACCEPTED in made.server.objects)
+        made.configs.follow(made.world.assigner)
+        if kept:
+            made.server.store(document(p=P, q=Q))
+        else:
+            made.server.remove(ACCEPTED)
+        made.edit("address-pools: 7", "9")
+        second = World()
+        second.put(service("theirs", status=("198.51.100.0",), annotations={FROM_POOL: "q"}))
+        second.put(service("new", created=9))
+        made.configs.lead(second.assigner, lambda: True)
+        second.sync()
+        made.configs.synced()
+        await until(lambda: made.metrics.config_stale.get() == 1)
+        await asyncio.sleep(0.1)
+        second.settle()
+        assert second.ips("theirs") == ("198.51.100.0",)
+        assert second.ips("new") == (("192.0.2.0",) if kept else ())
+
+    run(lambda: Begin(document(p=P), None), body)
+
+
+def test_every_service_in_the_way_is_told_once_of_each_refused_config() -> None:
+    """More of them than the ConfigMap is told of, some with two addresses; and some get out of the way."""
+
+    async def body(made: Begin) -> None:
+        count = 2 * BURST
+        for i in range(count):
+            both = (f"192.0.2.{i}", f"2001:db8::{i:x}")
+            made.world.put(service(f"s{i}", created=i, families="46", policy="RequireDualStack", status=both))
+        made.listed()
+        await until(lambda: made.configs.in_force is not None)
+        made.world.settle()
+        made.edit(document(z="203.0.113.0/29"), "8")
+        await until(lambda: made.metrics.config_stale.get() == 1)
+        told = [t for t in made.told if t[0] != "config"]
+        assert sorted(name for name, _, _ in told) == sorted(f"s{i}" for i in range(count))
+        for name, reason, text in told:
+            assert reason == "ConfigStale"
+            i = int(name[1:])
+            for address in (f"192.0.2.{i}", f"2001:db8::{i:x}" if i else "2001:db8::"):
+                assert f'service "default/{name}" cannot own "{address}" under new config' in text
+        of_map = [text for name, _, text in made.told if name == "config"]
+        assert len(of_map) == BURST
+        assert of_map[-1] == f"and {count - BURST + 1} more"
+        status = made.configs.status()
+        assert len(status["conflicts"]) == status["conflicts_total"] == 2 * count
+        assert {c["service"] for c in status["conflicts"]} == {f"default/s{i}" for i in range(count)}
+        made.world.remove("default/s0")
+        made.configs.freed()
+        await until(lambda: len(made.configs.conflicts) == 2 * count - 2)
+        assert [t for t in made.told if t[0] != "config"] == told
+        made.edit(document(y="203.0.113.8/29"), "9")
+        await until(lambda: len([t for t in made.told if t[0] != "config"]) == 2 * count - 1)
+
+    run(lambda: Begin(document(p="192.0.2.0/24", s="2001:db8::/120"), None), body)

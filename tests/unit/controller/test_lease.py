@@ -69,6 +69,98 @@ class Candidate:
         return [what for what, _ in self.terms]
 
 
+class Cut:
+    """The same server for one that can be cut off from it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.off, self.unanswered = server, False, ""
+
+    async def request(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        if self.off:
+            await asyncio.sleep(REQUEST)
+            raise ApiError(0, "Unreachable")
+        answer = await self.server.request(method, path, **more)
+        if method == self.unanswered:
+            self.unanswered = ""
+            raise ApiError(0, "Unreachable")
+        return answer
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_lease_that_another_has_held_meanwhile_is_taken_for_a_new_term(others: int, deleted: bool) -> None:
+    """Also when the other one has stopped in order, and the Lease is free: what it wrote is to be read first."""
+
+    async def body() -> None:
+        server = Server()
+        cut = Cut(server)
+        first = Candidate(cut, "first")  # type: ignore[arg-type]
+        await asyncio.sleep(1.0)
+        cut.off = True
+        for i in range(others):
+            if deleted:
+                server.lease = None  # and with it the count of holders
+            other = Candidate(server, f"other{i}")
+            await asyncio.sleep(2 * DURATION)
+            assert other.told == ["acquired"]
+            other.task.cancel()
+            await other.lease.release()
+        assert not first.lease.valid()
+        cut.off, back = False, asyncio.get_running_loop().time()
+        for _ in range(300):
+            assert not first.lease.valid() or first.told == ["acquired", "lost", "acquired"]
+            await asyncio.sleep(0.01)
+        assert first.told == ["acquired", "lost", "acquired"]
+        assert first.terms[-1][1] - back < 3.0, "it is free"
+        assert first.lease.valid()
+
+    run(body())
+
+
+def test_one_of_the_same_name_that_led_meanwhile_ends_the_term_too() -> None:
+    async def body() -> None:
+        server = Server()
+        cut = Cut(server)
+        first = Candidate(cut, "first")  # type: ignore[arg-type]
+        await asyncio.sleep(1.0)
+        cut.off = True
+        other = Candidate(server, "other")
+        await asyncio.sleep(2 * DURATION)
+        other.task.cancel()
+        await other.lease.release()
+        again = Candidate(server, "first")
+        await asyncio.sleep(1.0)
+        again.task.cancel()
+        cut.off = False
+        await asyncio.sleep(3.0)
+        assert first.told[:2] == ["acquired", "lost"]
+
+    run(body())
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_a_renewal_that_landed_without_an_answer_ends_no_term(method: str) -> None:
+    async def body() -> None:
+        server = Server()
+        cut = Cut(server)
+        before = Candidate(server, "before")
+        await asyncio.sleep(1.0)
+        before.task.cancel()
+        await before.lease.release()
+        first = Candidate(cut, "first")  # type: ignore[arg-type]
+        await asyncio.sleep(1.0)
+        if method == "POST":
+            server.lease = None
+        cut.unanswered = method
+        for _ in range(50):
+            await asyncio.sleep(0.1)
+            assert first.lease.valid()
+        assert not cut.unanswered
+        assert first.told == ["acquired"]
+
+    run(body())
+
+
 @pytest.mark.parametrize("gone_is", [404, 409])
 @pytest.mark.parametrize("at", [0.0, 0.2, 0.4, 0.6])
 def test_a_lease_that_is_deleted_is_made_again_by_its_holder(gone_is: int, at: float) -> None:

@@ -172,3 +172,57 @@ def test_every_address_that_is_written_is_told_whoever_is_faster(order: str) -> 
         await asyncio.wait([task])
 
     run(body())
+
+
+def test_a_service_that_was_made_anew_is_not_written_until_the_watch_brings_it() -> None:
+    """And the server is not asked over and over meanwhile."""
+
+    async def body() -> None:
+        made = world(pool("p", "192.0.2.0/30"))
+        server = Server(made)
+        writer = Writer(server, made.assigner, server, lambda: True, lambda: None, lambda: None)  # type: ignore[arg-type]
+        made.submit = writer.submit  # type: ignore[method-assign]
+        task = asyncio.create_task(writer.run())
+        server.watch()
+        server.object["metadata"]["uid"] = "another"
+        server.change(status={})
+        for _ in range(100):
+            server.think()
+            await asyncio.sleep(0.05)
+        assert len(server.writes) < 12
+        server.watch()
+        for _ in range(100):
+            server.think()
+            await asyncio.sleep(0.05)
+        assert server.object["status"]["loadBalancer"]["ingress"] == [{"ip": "192.0.2.0"}]
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(body())
+
+
+def test_an_ordered_end_waits_for_the_write_that_is_under_way_and_begins_none() -> None:
+    """One that is broken off may happen after the next leader has listed what is there."""
+
+    async def body() -> None:
+        made = world(pool("p", "192.0.2.0/30"))
+        server = Server(made)
+        writer = Writer(server, made.assigner, server, lambda: True, lambda: None, lambda: None)  # type: ignore[arg-type]
+        made.submit = writer.submit  # type: ignore[method-assign]
+        task = asyncio.create_task(writer.run())
+        server.watch()
+        server.think()
+        await asyncio.sleep(0.015)  # it has been told, and is being written
+        assert writer._under_way == 1
+        assert server.writes == []
+        await writer.finish()
+        assert len(server.writes) == 1
+        assert server.object["status"]["loadBalancer"]["ingress"] == [{"ip": "192.0.2.0"}]
+        server.clear()
+        server.think()
+        await asyncio.sleep(10.0)
+        assert len(server.writes) == 1
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(body())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from metallb_common.kube.client import Api
 from metallb_common.kube.errors import ApiError, Backoff
@@ -50,6 +51,9 @@ class Writer:
         self._again: set[str] = set()
         self._delays: dict[str, Backoff] = {}
         self._doubts: dict[str, float] = {}  # since when a write of this Service may have happened or not
+        self._under_way = 0
+        self._quiet = asyncio.Event()  # nothing is under way
+        self._quiet.set()
         self._signal = asyncio.Event()
 
     def submit(self, key: str) -> None:
@@ -63,6 +67,11 @@ class Writer:
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._busy)
+
+    async def finish(self) -> None:
+        """Begin no more writes, and wait for those under way: one that is broken off may still happen, later on."""
+        self._may_write = lambda: False
+        await self._quiet.wait()
 
     async def run(self) -> None:
         """For ever; ends by being cancelled."""
@@ -117,15 +126,7 @@ class Writer:
         self._assigner.begins(key, decided)
         began = asyncio.get_running_loop().time()
         try:
-            # The server gives up at the same time as we do, and does not write afterwards.
-            answer = await self._api.request(
-                "PUT",
-                path,
-                body=tracked.body(decided),
-                query={"timeout": f"{WRITE_TIMEOUT:g}s"},
-                timeout=WRITE_TIMEOUT,
-                once=True,  # who still leads is asked before each attempt
-            )
+            answer = await self._put(path, tracked.body(decided))
         except ApiError as error:
             unknown = error.status in (0, 408) or error.status >= 500
             self._assigner.ended(key, happened=None if unknown else False)
@@ -143,6 +144,24 @@ class Writer:
             )
         self._assigner.written(Tracked.from_json(answer))
         self._assigner.ended(key, happened=True)
+
+    async def _put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            # The server gives up at the same time as we do, and does not write afterwards.
+            return await self._api.request(
+                "PUT",
+                path,
+                body=body,
+                query={"timeout": f"{WRITE_TIMEOUT:g}s"},
+                timeout=WRITE_TIMEOUT,
+                once=True,  # who still leads is asked before each attempt
+            )
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
 
     async def _look(self, key: str) -> None:
         """Find out about a write that nobody answered; others may wait for what it might have added."""
@@ -175,7 +194,10 @@ class Writer:
                     self._later(key, second)
                 return
             self._assigner.written(Tracked.from_json(now))
-            if error.status == 0:
+            known = self._assigner.services.get(key)
+            # One that was made anew is for the watch to bring: until then every attempt would end like this one.
+            same = known is not None and known.view.resource_version == view.resource_version
+            if error.status == 0 or same:
                 self._later(key, error)
             else:
                 self._again.add(key)

@@ -1,8 +1,8 @@
 """Which configuration is in force: the user's, once it parses and covers every address in use.
 
-What is accepted is stored in a ConfigMap of its own (when the chart names one): speakers follow that,
-and a controller that restarts after a bad edit goes on with it. A config that cannot be accepted changes
-nothing but the stale gauge, events and /status.
+What is accepted is stored first (`accepted`), and addresses are given by it then: a controller that restarts
+after a bad edit goes on with all that was ever decided by. A config that cannot be accepted, or not be stored,
+changes nothing but the stale gauge, events and /status.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ from metallb_common.kube.client import Api
 from metallb_common.kube.errors import ApiError, Backoff
 from metallb_common.kube.events import BURST, EventRecorder, ObjectRef
 from metallb_common.kube.listwatch import ListWatch
-from metallb_common.kube.resources import CONFIG_MAPS, DEPLOYMENTS
 from metallb_common.obs import logs
+from metallb_controller.accepted import REPAIR, Accepted, Stored
 from metallb_controller.allocator import Conflict
 from metallb_controller.assigner import Assigner, reference
 from metallb_controller.metrics import Metrics
 
-SOURCE_VERSION = "metallb.io/source-resource-version"
-#: Events of one judgement: enough to see what is wrong, too few to flood; no more than the recorder sends at once.
+#: Events of one judgement about one object: enough to see what is wrong, too few to flood; no more than the
+#: recorder sends at once.
 MAX_EVENTS = BURST
-#: Seconds before the stored config is written again that somebody deleted or changed: who does so over and over
-#: gets one write in this time.
-REPAIR = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +40,6 @@ class Source:
     def from_json(cls, obj: Mapping[str, Any]) -> Source:
         meta = obj["metadata"]
         return cls(dict(obj.get("data") or {}), meta.get("resourceVersion", ""), meta.get("uid", ""))
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The object that keeps the accepted config, as it is now."""
-
-    text: str
-    version: str  # of the user's ConfigMap that it came from
-    owners: frozenset[str]  # uids
-
-    @classmethod
-    def from_json(cls, obj: Mapping[str, Any]) -> Stored:
-        meta = obj.get("metadata") or {}
-        return cls(
-            str((obj.get("data") or {}).get("config") or ""),
-            (meta.get("annotations") or {}).get(SOURCE_VERSION, ""),
-            frozenset(str(owner.get("uid", "")) for owner in meta.get("ownerReferences") or ()),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +68,17 @@ class Configs:
         self._source: Source | None = None
         self._listed = False
         self._assigner: Assigner | None = None
+        self._may_write: Callable[[], bool] = lambda: False
+        self._accepted = Accepted(api, settings.namespace, settings.accepted, settings.deployment)
         self._accepted_read = False
-        self._stored: str | None = None  # the text that the accepted object holds, as far as we know
-        self._owned = False  # whether it goes away with its Deployment
-        self._wrote = False  # whether we may write it
-        self._store_denied = False
         self._changed = asyncio.Event()
         self._backoff = Backoff(0.2, 10.0)
         self._parsed_for: Source | None = None  # what `_config`, `errors` and `warnings` were made from
         self._parsed = False
         self._config: Config | None = None
         self._told: tuple[str, ...] = ()
+        self._told_services: dict[str, tuple[str, str]] = {}  # the refused version, and what the Service was told
+        self._unstored = ""  # why what is accepted could not be stored
         self.in_force: InForce | None = None
         self.errors: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
@@ -122,17 +101,21 @@ class Configs:
 
     # --- terms ------------------------------------------------------------------------------------
 
-    def lead(self, assigner: Assigner) -> None:
-        """A term begins: the accepted config is read anew, then the user's is judged."""
-        self._assigner, self._accepted_read = assigner, False
-        self._told = ()
+    def lead(self, assigner: Assigner, may_write: Callable[[], bool]) -> None:
+        """A term begins: the accepted config is read anew, then the user's is judged.
+
+        What was in force in an earlier term counts no longer: another may have led with a newer one since.
+        """
+        self._assigner, self._may_write, self._accepted_read = assigner, may_write, False
+        self.in_force = None
+        self._told, self._told_services = (), {}
         self._changed.set()
 
     def follow(self, assigner: Assigner) -> None:
         """The term of this assigner is over. What it said of the config is the next leader's to say."""
         if self._assigner is assigner:
             self._assigner = None
-            self.conflicts = []
+            self.conflicts, self._unstored = [], ""
             self._changed.set()
 
     def synced(self) -> None:
@@ -166,18 +149,27 @@ class Configs:
             self._gauges(stale=self._config is None)
             return
         if not self._accepted_read:
-            await self._read_accepted()
+            before = await self._read_accepted()
+            if self._assigner is not assigner:
+                return  # of another term, which reads for itself
             self._accepted_read = True
-        if self._assigner is not assigner:
-            return
+            self.in_force = before
         if self.in_force is not None and assigner.config is None:
-            # Addresses may have been given by a newer one: an installation that was rolled back meanwhile, or a
-            # crash before it was stored. So the user's is judged before anything is decided.
+            # Addresses may have been given by another one, if the installation was rolled back meanwhile. So the
+            # user's is judged before anything is decided.
             assigner.accept(self.in_force.config, provisional=True)
-        self._judge(assigner)
+        wanted = self._judge(assigner)
+        if wanted is not None:
+            await self._store(wanted)
+            if self._assigner is not assigner:
+                return
+            wanted = self._judge(assigner)  # an address may have been given while it was being stored
+        if wanted is not None:
+            self._use(wanted, assigner)
         if assigner.synced:
             assigner.confirm()
-        await self._store()
+        if self.in_force is not None:  # also where the user's is refused: it is all that a restart would know then
+            await self._accepted.write(self.in_force.text, self.in_force.version, self._may_write)
 
     async def _parse(self) -> None:
         source = self._source
@@ -196,27 +188,67 @@ class Configs:
             self.warnings = tuple(map(str, parsed.warnings))
         self._parsed_for, self._parsed = source, True
 
-    def _judge(self, assigner: Assigner) -> None:
+    def _judge(self, assigner: Assigner) -> InForce | None:
+        """The user's config if it can be in force; None if it is refused, which is told, or not judged yet."""
         source, config = self._parsed_for, self._config
-        if source is None or config is None:
-            self.conflicts = []
-            self._refuse("ConfigInvalid", self.errors)
-            return
-        text = source.data.get("config") or ""
-        if self.in_force is None or self.in_force.text != text:
-            if self.in_force is not None:
-                if not assigner.synced:
-                    return  # judged against allocations, which are not known yet: `synced` comes
-                self.conflicts = assigner.conflicts(config)
-                if self.conflicts and not self._settings.reallocate:
-                    self._refuse_conflicts(assigner)
-                    return
-            assigner.accept(config)
-            logs.info(event="configLoaded", msg="configuration accepted", version=source.version)
-        self.in_force = InForce(config, text, source.version)
         self.conflicts = []
+        if source is None or config is None:
+            self._refuse("ConfigInvalid", self.errors)
+            return None
+        text = source.data.get("config") or ""
+        if self.in_force is not None and self.in_force.text != text:
+            if not assigner.synced:
+                return None  # judged against allocations, which are not known yet: `synced` comes
+            if not self._settings.reallocate:
+                self.conflicts = assigner.conflicts(config)
+            if self.conflicts:
+                self._refuse_conflicts(assigner, source)
+                return None
+        return InForce(config, text, source.version)
+
+    async def _store(self, wanted: InForce) -> None:
+        """Before anything is decided by it. Raises ApiError, to be tried again."""
+        try:
+            await self._accepted.write(wanted.text, wanted.version, self._may_write)
+        except ApiError as error:
+            again, self._unstored = bool(self._unstored), f"it is not used until it can be stored: {error}"
+            self._gauges(stale=True)
+            if again:  # the first time is no news: servers restart
+                self._say("ConfigStale", (self._unstored,))
+            raise
+        self._unstored = ""
+
+    def _use(self, wanted: InForce, assigner: Assigner) -> None:
+        """What is stored is in force from now on."""
+        if self.in_force is None or self.in_force.text != wanted.text:
+            assigner.accept(wanted.config)
+            logs.info(event="configLoaded", msg="configuration accepted", version=wanted.version)
+        self.in_force = wanted
         self._say("ConfigWarning", self.warnings)
         self._gauges(stale=False)
+
+    async def _read_accepted(self) -> InForce | None:
+        """What was in force before this term. Raises ApiError when nobody answers."""
+        stored = await self._accepted.read()
+        if stored is None:
+            return None
+        from metallb_common.config.parse import parse
+
+        parsed = await asyncio.to_thread(parse, stored.text)
+        if parsed.config is None:
+            logs.error(op="setConfig", error=str(parsed.errors[0]), msg="the accepted config was damaged; ignored")
+            self._accepted.text = None
+            return None
+        return InForce(parsed.config, stored.text, stored.version)
+
+    def watch_stored(self) -> ListWatch[Stored] | None:
+        """What a term watches, so that the accepted config is there when somebody deleted or changed it."""
+        return self._accepted.watch(lambda: asyncio.get_running_loop().call_later(REPAIR, self._repair))
+
+    def _repair(self) -> None:
+        if self._assigner is not None and self.in_force is not None and self._accepted.text != self.in_force.text:
+            logs.warn(op="setConfig", msg=f"somebody deleted or changed {self._accepted.name}: it is written again")
+            self._changed.set()
 
     # --- telling ----------------------------------------------------------------------------------
 
@@ -226,21 +258,24 @@ class Configs:
             self._metrics.config_loaded.set(1)
 
     def _refuse(self, reason: str, texts: tuple[str, ...]) -> None:
+        self._unstored = ""
         self._gauges(stale=True)
         if self._say(reason, texts):
             self._metrics.update_errors.inc()
 
-    def _refuse_conflicts(self, assigner: Assigner) -> None:
-        texts = tuple(f"new config not compatible with assigned IPs: {c}" for c in self.conflicts)
-        told = self._told
-        self._refuse("ConfigStale", texts)
-        if self._told == told:
-            return  # nothing new
-        for conflict in self.conflicts[:MAX_EVENTS]:
-            tracked = assigner.services.get(conflict.key)
-            if tracked is not None:
-                text = f"new config not compatible with assigned IPs: {conflict}"
-                self._recorder.emit(reference(tracked.view), "Warning", "ConfigStale", text)
+    def _refuse_conflicts(self, assigner: Assigner, source: Source) -> None:
+        """Told on the ConfigMap, and once on each Service in the way however often it is judged again."""
+        found: dict[str, list[str]] = {}
+        for conflict in self.conflicts:
+            found.setdefault(conflict.key, []).append(str(conflict))
+        texts = {key: f"new config not compatible with assigned IPs: {'; '.join(c)}" for key, c in found.items()}
+        self._refuse("ConfigStale", tuple(texts.values()))
+        told, self._told_services = self._told_services, {k: (source.version, text) for k, text in texts.items()}
+        for key, text in texts.items():
+            tracked = assigner.services.get(key)
+            if tracked is not None and told.get(key) != (source.version, text):
+                ref = reference(tracked.view)
+                self._recorder.emit(ref, "Warning", "ConfigStale", text, version=source.version)
 
     def _say(self, reason: str, texts: tuple[str, ...]) -> bool:
         """Events on the ConfigMap, and log lines; once, until it changes. Whether it was news."""
@@ -267,127 +302,11 @@ class Configs:
             "resource_version": self._source.version if self._source else None,
             "accepted_resource_version": self.in_force.version if self.in_force else None,
             "stale": bool(self._metrics.config_stale.get()),
-            "errors": list(self.errors[:MAX_EVENTS]),
+            "errors": [*([self._unstored] if self._unstored else ()), *self.errors[:MAX_EVENTS]],
             "warnings": list(self.warnings[:MAX_EVENTS]),
-            "conflicts": [{"service": c.key, "ip": str(c.address)} for c in self.conflicts[:MAX_EVENTS]],
+            "conflicts": [{"service": c.key, "ip": str(c.address)} for c in self.conflicts],
             "conflicts_total": len(self.conflicts),
         }
-
-    # --- the accepted object ----------------------------------------------------------------------
-
-    def _path(self, name: str = "") -> str:
-        return CONFIG_MAPS.path(self._settings.namespace, name)
-
-    async def _read_accepted(self) -> None:
-        """What was in force before this term. Raises ApiError when nobody answers."""
-        self._stored = None
-        if not self._settings.accepted:
-            return
-        from metallb_common.config.parse import parse
-
-        try:
-            found = await self._api.request("GET", self._path(self._settings.accepted), timeout=5.0)
-        except ApiError as error:
-            if error.status == 404:
-                return
-            if error.denied and not self._wrote:
-                self._denied(error)
-                return
-            raise
-        stored = Stored.from_json(found)
-        self._owned = bool(stored.owners)
-        owner = await owner_reference(self._api, self._settings.namespace, self._settings.deployment)
-        parsed = await asyncio.to_thread(parse, stored.text)
-        if parsed.config is None:
-            logs.error(op="setConfig", error=str(parsed.errors[0]), msg="the accepted config was damaged; ignored")
-            return
-        # One whose Deployment was made anew would go away with the one that was: it is written again.
-        self._stored = None if owner and owner["uid"] not in stored.owners else stored.text
-        self.in_force = InForce(parsed.config, stored.text, stored.version)
-
-    def watch_stored(self) -> ListWatch[Stored] | None:
-        """What a term watches, so that the accepted config is there when somebody deleted or changed it."""
-        name, namespace = self._settings.accepted, self._settings.namespace
-        if not name:
-            return None
-        selector = f"metadata.name={name}"
-        return ListWatch(
-            self._api,
-            CONFIG_MAPS,
-            Stored.from_json,
-            _StoredSink(self._is),
-            namespace=namespace,
-            field_selector=selector,
-        )
-
-    def _is(self, stored: Stored | None) -> None:
-        self._stored = stored.text if stored else None
-        self._owned = bool(stored.owners) if stored else self._owned
-        asyncio.get_running_loop().call_later(REPAIR, self._repair)
-
-    def _repair(self) -> None:
-        if self._assigner is not None and self.in_force is not None and self._stored != self.in_force.text:
-            logs.warn(op="setConfig", msg=f"somebody deleted or changed {self._settings.accepted}: it is written again")
-            self._changed.set()
-
-    def _denied(self, error: ApiError) -> None:
-        if not self._store_denied:
-            logs.warn(
-                op="setConfig",
-                error=str(error),
-                msg="the accepted config cannot be stored; it lives as long as this process does",
-            )
-        self._store_denied = True
-
-    async def _store(self) -> None:
-        """Write what is in force to its object. Raises ApiError, to be tried again."""
-        name, in_force = self._settings.accepted, self.in_force
-        if not name or in_force is None or self._store_denied or self._stored == in_force.text:
-            return
-        body: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {
-                "name": name,
-                "namespace": self._settings.namespace,
-                "annotations": {SOURCE_VERSION: in_force.version},
-            },
-            "data": {"config": in_force.text},
-        }
-        try:
-            owner = await owner_reference(self._api, self._settings.namespace, self._settings.deployment)
-            if owner:
-                body["metadata"]["ownerReferences"] = [owner]
-            try:
-                await self._api.request("PUT", self._path(name), body=body, timeout=5.0)
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                if self._owned and owner is None:
-                    return  # uninstalled with its owner: one made now would stay behind
-                await self._api.request("POST", self._path(), body=body, timeout=5.0)
-        except ApiError as error:
-            if error.denied and not self._wrote:
-                self._denied(error)
-                return
-            raise
-        self._stored, self._owned, self._wrote = in_force.text, bool(owner), True
-
-
-class _StoredSink:
-    """The watch of that one object, as one question: what it is now."""
-
-    def __init__(self, told: Callable[[Stored | None], None]) -> None:
-        self._told = told
-
-    def replace(self, objects: list[Stored]) -> None:
-        self._told(objects[0] if objects else None)
-
-    def upsert(self, obj: Stored) -> None:
-        self._told(obj)
-
-    def delete(self, obj: Stored) -> None:
-        self._told(None)
 
 
 def _warm() -> None:
@@ -395,18 +314,3 @@ def _warm() -> None:
     from metallb_common.config.parse import parse
 
     parse("")
-
-
-async def owner_reference(api: Api, namespace: str, deployment: str) -> dict[str, str] | None:
-    """The Deployment as an owner, so that what we make goes away with it; None when it is not known."""
-    if not deployment:
-        return None
-    try:
-        found = await api.request("GET", DEPLOYMENTS.path(namespace, deployment), timeout=5.0)
-    except ApiError as error:
-        if error.denied or error.status == 404:
-            logs.warn(op="owner", error=str(error), msg="made without an owner: remove it by hand after uninstalling")
-            return None
-        raise
-    uid = (found.get("metadata") or {}).get("uid", "")
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment, "uid": uid}

@@ -20,9 +20,10 @@ from metallb_common.kube.resources import CONFIG_MAPS, NAMESPACES, SERVICES
 from metallb_common.kube.views import Service
 from metallb_common.obs import logs
 from metallb_controller import memberlist
+from metallb_controller.accepted import owner_reference
 from metallb_controller.apply import WRITE_TIMEOUT, Writer
 from metallb_controller.assigner import Assigner, reference
-from metallb_controller.configs import Configs, Settings, Source, owner_reference
+from metallb_controller.configs import Configs, Settings, Source
 from metallb_controller.lease import Lease
 from metallb_controller.metrics import Metrics
 from metallb_controller.plan import Say
@@ -74,6 +75,7 @@ class Term:
         self, api: Api, recorder: EventRecorder, configs: Configs, lease: Lease, rules: Rules, metrics: Metrics
     ):
         self._api, self._recorder, self._configs, self._metrics = api, recorder, configs, metrics
+        self._lease = lease
         self._stir = asyncio.Event()
         self._told_synced = False
         self._selective = asyncio.Event()  # a pool selects namespaces by label
@@ -82,7 +84,7 @@ class Term:
         self.services = ListWatch(api, SERVICES, self.assigner.parse, self.assigner)
 
     async def run(self) -> None:
-        self._configs.lead(self.assigner)
+        self._configs.lead(self.assigner, self._lease.valid)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.services.run())
@@ -221,6 +223,9 @@ class Controller:
 
     async def _shut_down(self) -> None:
         if self._running is not None:
+            if self.term is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.term.writer.finish(), WRITE_TIMEOUT)
             self._running.cancel()
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 await asyncio.wait_for(asyncio.gather(self._running, return_exceptions=True), WRITE_TIMEOUT)

@@ -5,7 +5,9 @@ last success is DEADLINE ago. DEADLINE + WRITE_TIMEOUT < DURATION, so the last w
 cannot renew is over before another takes the Lease. A candidate counts DURATION from the moment it sees
 a renewal, by its own clock: nobody's wall clock matters. A killed leader is replaced DURATION after its
 last renewal, at most POLL later. A Lease that somebody deletes is made again by who holds it, at its next
-renewal; a candidate counts from the moment it sees that the Lease is gone.
+renewal; a candidate counts from the moment it sees that the Lease is gone. A holder that was cut off, and
+finds that another has held the Lease meanwhile, has lost it, also if it is free again: it takes it for a new
+term.
 """
 
 from __future__ import annotations
@@ -69,6 +71,10 @@ def surely_dead(holder: str, me: str) -> bool:
     if len(theirs) != 4 or len(mine) != 4 or theirs[:2] != mine[:2] or mine[1] == "unknown":
         return False
     return theirs[2].isdigit() and _started(int(theirs[2])) != theirs[3]
+
+
+def _transitions(spec: dict[str, Any]) -> int:
+    return int(spec.get("leaseTransitions") or 0)
 
 
 @dataclass(slots=True)
@@ -162,7 +168,8 @@ class Lease:
             return await self._gone()
         spec = self._object.get("spec") or {}
         self.holder = spec.get("holderIdentity") or ""
-        self.transitions = int(spec.get("leaseTransitions") or 0)
+        if self.held and not self._same_term(spec):
+            return False
         if self.holder != self.me and not self._free(spec, loop.time()):
             return False
         start = loop.time()
@@ -175,9 +182,14 @@ class Lease:
             if not await self._look(path):
                 return await self._gone()
             # An unanswered renewal that did land is no loss.
-            self.holder = (self._object.get("spec") or {}).get("holderIdentity") or ""
-            return self.held and self.holder == self.me
+            spec = self._object.get("spec") or {}
+            self.holder = spec.get("holderIdentity") or ""
+            return self.held and self._same_term(spec)
         return True
+
+    def _same_term(self, spec: dict[str, Any]) -> bool:
+        """Whether nobody else has held the Lease since we took it: also one that is gone again may have written."""
+        return spec.get("holderIdentity") == self.me and _transitions(spec) == self.transitions
 
     async def _look(self, path: str) -> bool:
         """Read the Lease; whether there is one. Raises ApiError."""
@@ -195,6 +207,7 @@ class Lease:
     def _took(self, lease: dict[str, Any], start: float) -> None:
         """The server says that the Lease is ours, by a request that began at `start`."""
         self._object, self.holder, self._renewed = lease, self.me, start
+        self.transitions = _transitions(lease.get("spec") or {})
         self._seen, self._access = None, True
 
     async def _gone(self) -> bool:
@@ -217,7 +230,8 @@ class Lease:
 
     async def _create(self, owner: dict[str, str] | None) -> bool:
         start = asyncio.get_running_loop().time()
-        body = self._mine({})
+        # Made again in the same term it keeps its count, so that a POST that was not answered is known as ours.
+        body = self._mine({"holderIdentity": self.me, "leaseTransitions": self.transitions} if self.held else {})
         body["metadata"] = {"name": self._name, "namespace": self._namespace}
         if owner:
             body["metadata"]["ownerReferences"] = [owner]
@@ -242,9 +256,9 @@ class Lease:
                 **spec,
                 "holderIdentity": self.me,
                 "leaseDurationSeconds": DURATION,
-                "acquireTime": spec.get("acquireTime") if same else now,
+                "acquireTime": (spec.get("acquireTime") if same else "") or now,
                 "renewTime": now,
-                "leaseTransitions": int(spec.get("leaseTransitions") or 0) + (not same and bool(spec)),
+                "leaseTransitions": _transitions(spec) + (not same and bool(spec)),
             },
         }
 

@@ -17,7 +17,7 @@ from metallb_common.kube.client import Api
 from metallb_common.kube.errors import ApiError, Backoff
 from metallb_common.kube.resources import SECRETS
 from metallb_common.obs import logs
-from metallb_controller.configs import owner_reference
+from metallb_controller.accepted import owner_reference
 
 KEY = "secretkey"
 #: Seconds between two looks.

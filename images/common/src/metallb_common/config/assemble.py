@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingOf
 from types import MappingProxyType
 
+from metallb_common.config.errors import hushed
 from metallb_common.config.model import BfdProfile, Community, Config, Pool
 from metallb_common.config.peers import PeerBuilder
 from metallb_common.config.pools import PoolBuilder
@@ -45,7 +46,7 @@ def _bfd_profiles(raw: list[Values], report: Report) -> dict[str, BfdProfile]:
         if name in out:
             report.error(
                 ("bfd-profiles", i, "name"),
-                f"found duplicate bfd profile name {name}",
+                f"found duplicate bfd profile name {hushed(name)}",
                 "give each profile its own name",
             )
         out[name] = BfdProfile(

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from metallb_common.config.errors import ConfigError, Path, format_path
+from metallb_common.config.errors import REDACTED, ConfigError, Path, format_path, hushed, secret
 
 #: Deeper than any real manifest; bounds the recursion of everybody who walks the tree.
 MAX_DEPTH = 100
@@ -130,6 +130,7 @@ class _Composer:
         self.next = yaml.CSafeLoader(text).get_event
         self.anchors: dict[str, Node] = {}
         self.merged = 0
+        self.key = ""  # the last one
         self.twice: list[tuple[Mapping, Scalar]] = []  # keys that their mapping has already
 
     def document(self, start: Any) -> Document:
@@ -150,9 +151,8 @@ class _Composer:
         if kind is yaml.AliasEvent:
             known = self.anchors.get(event.anchor)
             if known is None:
-                raise _Refused(
-                    line, column, f"could not parse config: yaml: unknown anchor '{event.anchor}' referenced"
-                )
+                anchor = "unknown anchor" if secret([self.key]) else f"unknown anchor '{event.anchor}'"
+                raise _Refused(line, column, f"could not parse config: yaml: {anchor} referenced")
             return known
         if depth > MAX_DEPTH:
             raise _Refused(line, column, f"could not parse config: nested more than {MAX_DEPTH} levels deep")
@@ -185,6 +185,7 @@ class _Composer:
         merges: list[tuple[Scalar, Node]] = []
         while type(event := self.next()) is not yaml.MappingEndEvent:
             key = self.node(event, depth + 1)
+            self.key = key.value if isinstance(key, Scalar) else ""
             value = self.node(self.next(), depth + 1)
             if not isinstance(key, Scalar):
                 raise _Refused(
@@ -224,13 +225,15 @@ def _duplicates(root: Node, twice: list[tuple[Mapping, Scalar]]) -> list[ConfigE
         paths[id(node)] = path
         children = enumerate(node.items) if isinstance(node, Sequence) else ((k, v[1]) for k, v in node.items.items())
         pending.extend((child, (*path, step)) for step, child in children)
-    return [
-        ConfigError(
-            format_path((*paths.get(id(mapping), ()), key.value)),
-            key.line,
-            key.column,
-            f"could not parse config: key {key.value!r} is already set in line {mapping.items[key.value][0].line}",
-            "remove one of the two, or join what they hold",
-        )
-        for mapping, key in twice[:100]
-    ]
+    return [_twice(paths.get(id(mapping), ()), mapping, key) for mapping, key in twice[:100]]
+
+
+def _twice(path: Path, mapping: Mapping, key: Scalar) -> ConfigError:
+    name = REDACTED if secret(path) else hushed(key.value)
+    return ConfigError(
+        format_path((*path, name)),
+        key.line,
+        key.column,
+        f"could not parse config: key {name!r} is already set in line {mapping.items[key.value][0].line}",
+        "remove one of the two, or join what they hold",
+    )

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from metallb_common.config.compose import Mapping, Node, Scalar, Sequence, compose
+from metallb_common.config.errors import hushed
 from metallb_common.config.files import ERRORS, OK, UNREADABLE, read
 from metallb_common.config.parse import parse
 from metallb_common.config.scalars import STR_TAG, as_bool, as_number, is_null
@@ -27,6 +28,7 @@ _KINDS = ("IPAddressPool", "AddressPool", "L2Advertisement", "BGPAdvertisement",
 def run(files: Iterable[str]) -> int:
     """Convert files; the document goes to standard output, remarks to standard error."""
     objects: list[Json] = []
+    refused = False
     for name in files:
         try:
             documents, failure = compose(read(name))
@@ -37,6 +39,9 @@ def run(files: Iterable[str]) -> int:
             print(f"{name}:{failure.line}: {failure.reason}", file=sys.stderr)
             return ERRORS
         for document in documents:
+            for wrong in document.errors:  # which of the two was meant is not for us to say
+                print(f"{name}:{wrong.line}: {wrong.path}: {wrong.reason} ({wrong.fix})", file=sys.stderr)
+            refused |= bool(document.errors)
             for found in _flat(plain(document.root)):
                 if found.get("kind") in _KINDS and str(found.get("apiVersion", "")).startswith(_GROUP):
                     objects.append(found)
@@ -51,9 +56,9 @@ def run(files: Iterable[str]) -> int:
     sys.stdout.write(text)
     for note in notes:
         print(f"not expressed: {note}", file=sys.stderr)
-    refused = parse(text).errors
-    for wrong in refused:
+    for wrong in parse(text).errors:
         print(f"the result is refused: {wrong}", file=sys.stderr)
+        refused = True
     return ERRORS if notes or refused else OK
 
 
@@ -238,7 +243,7 @@ class _Converter:
         spec: Json = found.get("spec") or {}
         for field in spec:
             if field not in known.split() and spec[field] not in (None, "", [], {}, False):
-                text = f"spec.{field} has no counterpart here"
+                text = f"spec.{hushed(field)} has no counterpart here"
                 if f"{found['kind']} {_name(found)}: {text}" not in self.notes:
                     self.note(found, text)
         return spec

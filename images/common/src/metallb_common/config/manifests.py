@@ -29,7 +29,7 @@ _INLINE = "configInline"
 class Found:
     """One document of a file."""
 
-    number: int  # from 1; every item of a List counts as one
+    number: int  # from 1; every item of a List, and every source of an Application, counts as one
     kind: str
     parsed: Parsed | None  # None: skipped
     line: int
@@ -78,9 +78,9 @@ def _node(node: Node | None) -> Iterator[_Judged]:
     elif kind == "ConfigMap":
         yield _config_map(node)
     elif kind == "HelmRelease":
-        yield _holder(kind, node, [_get(node, "spec", "values")])
+        yield from _holder(kind, node, [[_get(node, "spec", "values")]])
     elif kind == "Application" and _text(node, "apiVersion").startswith("argoproj.io/"):
-        yield _holder(kind, node, list(_argo_values(node)))
+        yield from _holder(kind, node, _argo_values(node))
     else:
         yield kind, None, node, _skipped(node, "holds no configuration of this kind")
 
@@ -90,9 +90,8 @@ def _without_kind(node: Mapping) -> _Judged:
         return VALUES, _values(node), node, ""
     if _CONFIG_KEYS.intersection(node.items):
         return BARE, parse_node(node), node, ""
-    child = _get(node, "metallb")
-    if isinstance(child, Mapping) and _INLINE in child.items:
-        return VALUES, _values(child), node, ""
+    if values := _holding(node):
+        return VALUES, _values(values), node, ""
     if _VALUES_KEYS.intersection(node.items):
         return VALUES, None, node, f"skipped: Helm values without {_INLINE}"
     return BARE, parse_node(node), node, ""
@@ -123,23 +122,37 @@ def _config_map(node: Mapping) -> _Judged:
     )
 
 
-def _holder(kind: str, node: Mapping, values: list[Node | None]) -> _Judged:
+def _holder(kind: str, node: Mapping, sources: list[list[Node | None]]) -> Iterator[_Judged]:
+    """Each source's first values that hold a configuration; a note when none does."""
+    found = False
+    for parsed in filter(None, map(_first, sources)):
+        found = True
+        yield kind, parsed, node, ""
+    if not found:
+        yield kind, None, node, _skipped(node, f"holds no values with {_INLINE}")
+
+
+def _first(values: list[Node | None]) -> Parsed | None:
     for candidate in values:
         if isinstance(candidate, Scalar) and candidate.value:
             parsed = _inside(candidate, _values_text)
             if parsed.config is not None or parsed.errors:
-                return kind, parsed, node, ""
-        if isinstance(candidate, Mapping) and _inline_of(candidate):
-            return kind, _values(candidate), node, ""
-    return kind, None, node, _skipped(node, f"holds no values with {_INLINE}")
+                return parsed
+        if isinstance(candidate, Mapping) and (holding := _holding(candidate)):
+            return _values(holding)
+    return None
 
 
-def _argo_values(node: Mapping) -> Iterator[Node | None]:
+def _argo_values(node: Mapping) -> list[list[Node | None]]:
     sources = _get(node, "spec", "sources")
     every = [_get(node, "spec", "source"), *(sources.items if isinstance(sources, Sequence) else ())]
-    for source in every:
-        yield _get(source, "helm", "valuesObject")
-        yield _get(source, "helm", "values")
+    return [[_get(source, "helm", key) for key in ("valuesObject", "values")] for source in every]
+
+
+def _holding(values: Mapping) -> Mapping | None:
+    """The values that hold configInline: these, or those for a dependency of a parent chart."""
+    child = _get(values, "metallb")
+    return next((v for v in (values, child) if isinstance(v, Mapping) and _inline_of(v)), None)
 
 
 def _inline_of(values: Mapping) -> str:
@@ -164,9 +177,10 @@ def _values_text(text: str) -> Parsed:
     if failure is not None:
         return Parsed(None, (failure,))
     root = documents[0].root if documents else None
-    if not isinstance(root, Mapping) or not _inline_of(root):
+    holding = _holding(root) if isinstance(root, Mapping) else None
+    if holding is None:
         return Parsed(None)
-    parsed = _values(root)
+    parsed = _values(holding)
     if documents[0].errors:
         return Parsed(None, (*documents[0].errors, *parsed.errors), parsed.warnings)
     return parsed

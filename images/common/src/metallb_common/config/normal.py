@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from metallb_common.config.errors import REDACTED
 from metallb_common.config.model import (
     BfdProfile,
     BgpAdvertisement,
@@ -18,9 +19,6 @@ from metallb_common.config.model import (
 )
 from metallb_common.net.ranges import AddressRange
 from metallb_common.net.selectors import LabelSelector
-
-#: In place of a password.
-REDACTED = "<redacted>"
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from metallb_common.config.durations import SECOND, format_duration
-from metallb_common.config.errors import Path
+from metallb_common.config.errors import Path, hushed
 from metallb_common.config.model import BfdProfile, Peer
 from metallb_common.config.report import Report, Values
 from metallb_common.config.selectors import Selectors
@@ -176,7 +176,7 @@ class PeerBuilder:
             known = ", ".join(list(self.profiles)[:5]) or "none"
             self.report.error(
                 (*path, "bfd-profile"),
-                f"peer #{index + 1} referencing non existing bfd profile {profile}",
+                f"peer #{index + 1} referencing non existing bfd profile {hushed(profile)}",
                 f"define it in bfd-profiles; defined are {known}",
             )
         elif profile and multihop and self.profiles[profile].echo_mode:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from metallb_common.config.addresses import Refusal
 from metallb_common.config.compose import Mapping, Node, Scalar, Sequence
-from metallb_common.config.errors import ConfigError, format_path
+from metallb_common.config.errors import REDACTED, ConfigError, format_path, hushed, secret
 from metallb_common.config.scalars import as_bool, as_number, is_null, known_tag, retyped
 
 Schema = dict[str, Any]
@@ -94,17 +94,18 @@ class Walk:
 
 
 def shown(text: str, limit: int = 60) -> str:
-    """A value in a message: quoted, and cut."""
+    """A value in a message: quoted, cut, and without a password."""
+    text = hushed(text)
     return json.dumps(text if len(text) <= limit else text[:limit] + "...", ensure_ascii=False)
 
 
-def describe(node: Node, secret: bool = False) -> str:
+def describe(node: Node, quote: bool = True) -> str:
     """What a node is, for "X where Y is wanted"."""
     if not isinstance(node, Scalar):
         return "a list" if isinstance(node, Sequence) else "a mapping"
     if is_null(node):
         return "nothing"
-    value = "" if secret else " " + shown(node.value)
+    value = " " + shown(node.value) if quote else ""
     if as_bool(node) is not None:
         return "the boolean" + value
     number = as_number(node)
@@ -208,7 +209,8 @@ class Compiler:
                 path.append(key)
                 sub = properties.get(key, other)
                 if sub is None:
-                    walk.refuse(key_node, f"could not parse config: unknown key {shown(key)}", suggest(key))
+                    path[-1] = name = hushed(key) if not secret(path[:-1]) else REDACTED
+                    walk.refuse(key_node, f"could not parse config: unknown key {shown(name)}", suggest(key))
                 else:
                     if names is not None:
                         names(Scalar(key, key_node.line, key_node.column, plain=False), walk)
@@ -241,7 +243,7 @@ def _empty(node: Node) -> bool:
 
 
 def _mismatch(node: Node, walk: Walk, wanted: str, hint: str) -> Any:
-    found = describe(node, secret=bool(walk.path) and walk.path[-1] == "password")
+    found = describe(node, quote=not secret(walk.path))
     return walk.refuse(node, f"could not parse config: {found} where {wanted} is wanted", hint)
 
 
@@ -256,7 +258,8 @@ def _scalar(schema: Schema, kinds: list[str], hint: str, wanted: str, formats: d
 
     def check(node: Scalar, walk: Walk) -> Any:
         if node.tag and not known_tag(node):
-            return walk.refuse(node, f"could not parse config: YAML tag {shown(node.tag)} is not supported", hint)
+            tag = "YAML tag " + shown(node.tag) if not secret(walk.path) else "its YAML tag"
+            return walk.refuse(node, f"could not parse config: {tag} is not supported", hint)
         for read in readers:
             value = read(node, walk)
             if value is not None:
@@ -298,7 +301,7 @@ def _text(schema: Schema, kinds: list[str], hint: str, formats: dict[str, Format
             if is_null(node):
                 return None
             if walk.helm and (changed := retyped(node)):
-                name = "the password" if walk.path[-1:] == ["password"] else shown(text)
+                name = "the password" if secret(walk.path) else shown(text)
                 return walk.refuse(
                     node, f"could not parse config: Helm reads {name} as {changed}, not as text", "quote it"
                 )
@@ -328,6 +331,8 @@ def _not_allowed(walk: Walk, text: str) -> str:
         return f'unknown protocol "{text}"'
     if key == "password":
         return "invalid password: it is too long"
+    if secret(walk.path):
+        return f"invalid {hushed(key)}"
     if key == "peer-asn":
         return f"could not parse config: the text {shown(text)} where an AS number is wanted"
     return f"invalid {key} {shown(text)}"

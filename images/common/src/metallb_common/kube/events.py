@@ -1,7 +1,8 @@
 """Kubernetes Events (core/v1) about objects: never in the way of work, never a flood.
 
 Equal events are one object with a count (PATCH), and each object has a budget: a Service that is
-reconciled a thousand times tells its story a handful of times.
+reconciled a thousand times tells its story a handful of times. What is told before it is done (`deliver`)
+has a budget of its own: no number of complaints keeps a change from being told.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ PATCH_EVERY = 10.0
 #: Parallel requests: events must not crowd out status writes.
 PARALLEL = 4
 DENIED_PAUSE = 60.0
+#: After so many events in a row that the server did not take in time, `deliver` only queues for HUNG_PAUSE seconds,
+#: and then lets one find out: the store of events may hang while everything else works.
+HUNG = 3
+HUNG_PAUSE = 10.0
 MAX_MESSAGE = 1024  # the API's own limit for notes, and what other components cut at
+
+
+#: The budget of what is told before it is done; resource versions, which name others, are numbers.
+_DELIVERED = "delivered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,8 @@ class EventRecorder:
         self._idle.set()
         self._paused_until = 0.0
         self._said_denied = False
+        self._in_vain = 0  # deliveries in a row
+        self._hung_until = 0.0
         self.dropped = 0  # by budget, by a full queue, or refused by the server
 
     def emit(self, ref: ObjectRef, type: str, reason: str, message: str, *, version: str = "") -> None:
@@ -105,6 +116,9 @@ class EventRecorder:
         if not self._spend(ref, now, version):
             self.dropped += 1
             return
+        self._put(series)
+
+    def _put(self, series: _Series) -> None:
         if len(self._queue) >= QUEUE:
             self._queue.popleft().queued = False
             self.dropped += 1
@@ -115,29 +129,42 @@ class EventRecorder:
     async def deliver(self, ref: ObjectRef, type: str, reason: str, message: str, *, seconds: float = 1.0) -> bool:
         """Send one event now, before something that it tells of is done; whether the server took it.
 
-        One attempt, and none while events are denied or this object's budget is spent: an event must
+        One attempt, and none while events are denied, hang, or this object's budget is spent: an event must
         not hold up what it tells of. One that the server cannot take now is queued. Never raises.
         """
         now = time.monotonic()
         series = self._count(ref, type, reason, message, now)
-        if now < self._paused_until or series.queued or series.busy or not self._spend(ref, now):
+        if now < self._paused_until or series.queued or series.busy or not self._spend(ref, now, _DELIVERED):
             self.dropped += not (series.queued or series.busy)
             return False
+        if now < self._hung_until:
+            self._put(series)
+            return False
+        if self._in_vain >= HUNG:
+            self._hung_until = now + HUNG_PAUSE  # the others need not wait for what this one finds out
         try:
             await self._write(series, seconds)
         except ApiError as error:
+            self._count_in_vain(error)
             if error.denied:
                 self._deny(error)
             elif not series.queued and (error.transient or error.status == 404):
                 if error.status == 404:
                     series.name = ""  # it expired: to be created anew
-                series.queued = True
-                self._queue.append(series)
-                self._wake.set()
+                self._put(series)
             else:
                 self.dropped += 1
             return False
+        self._in_vain, self._hung_until = 0, 0.0
         return True
+
+    def _count_in_vain(self, error: ApiError) -> None:
+        if not error.transient:
+            return
+        self._in_vain += 1
+        if self._in_vain == HUNG:
+            self._hung_until = time.monotonic() + HUNG_PAUSE
+            logs.warn(op="events", error=str(error), msg="Events are not taken in time: nothing waits for them")
 
     def _count(self, ref: ObjectRef, type: str, reason: str, message: str, now: float) -> _Series:
         """The series of equal events that this one belongs to, with it counted."""

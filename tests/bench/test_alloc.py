@@ -1,0 +1,20 @@
+"""The targets of giving out addresses, each printed as met or not: `make accept`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.bench import alloc
+from tests.controller_lab import lab
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize("count", [1000, 5000])
+def test_addresses_are_given_at_the_speed_of_the_machine(count: int) -> None:
+    """Ratio to the limit, restart to the first new address, memory, and what other clients feel."""
+    with lab("--max-mutating-requests-inflight=400") as here:
+        figures, *targets = asyncio.run(alloc.measure(here, count, restart=True))
+    print("\n" + "\n".join((figures, *targets)))
+    assert not [line for line in targets if "NOT MET" in line]
