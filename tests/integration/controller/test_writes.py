@@ -86,7 +86,7 @@ def run(here: Lab, body: Callable[[Wire], Awaitable[None]]) -> None:
     asyncio.run(all_of_it())
 
 
-async def until(what: Callable[[], Any], seconds: float = 15.0) -> None:
+async def until(what: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while not await asyncio.to_thread(what):
         assert asyncio.get_running_loop().time() < deadline
@@ -226,7 +226,7 @@ def test_what_could_not_be_written_is_written_soon_after_the_server_is_back(
         go.set()
         await until(lambda: len(wire.writer._delays) == 8)
         await asyncio.to_thread(here.server.start_api)
-        await until(here.all_have_addresses, 20)  # the list after the restart brings all of them up again
+        await until(here.all_have_addresses)  # the list after the restart brings all of them up again
 
     go = asyncio.Event()
 
