@@ -389,8 +389,11 @@ def test_events_without_the_right_to_write_them_are_dropped_quietly(
     assert capfd.readouterr().out.count("not allowed to write Events") == 1
 
 
-def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(server: ApiServer) -> None:
+def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For some moments after its start it answers 403 to whoever may: that is trouble, and no lack of rights."""
+    monkeypatch.setattr(client, "DOUBT", 60.0)
     here = Lab(server)
     token = here.original_account()
     denied: list[ApiError] = []
