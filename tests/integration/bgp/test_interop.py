@@ -234,6 +234,32 @@ def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
     assert took < 15, "not by the hold time"
 
 
+@pytest.mark.accept
+@pytest.mark.parametrize("router", ["frr", "bird"])
+def test_how_soon_a_pulled_cable_is_seen(lab: Lab, router: str) -> None:
+    """BFD 50 ms x 3: at most half a second, on both sides; five times."""
+    there = ROUTERS[router](lab, Session(bfd_ms=50))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer("ipv4", bfd_profile="fast")]
+    agent.routes, agent.timers = [{"prefix": V4}], [FAST]
+    agent.apply()
+    ours, theirs = [], []
+    for _ in range(5):
+        agent.wait_established()
+        until("the route is there", lambda: V4 in there.routes())
+        took, down = pulled(lab, agent)
+        cut = down["at"] - took
+        until("the router dropped the route", lambda: V4 not in there.routes(), 30, 0.0)
+        ours.append(took)
+        theirs.append(time.monotonic() - cut)
+        lab.cable(up=True)
+    for who, seconds in (("we", ours), (router, theirs)):
+        met = "met    " if max(seconds) <= 0.5 else "NOT MET"
+        print(f"{met} pulled cable, BFD 50 ms x 3: seen by {who}, worst, s: {max(seconds):.2f}, at most 0.5")
+    assert max(ours + theirs) <= 0.5
+
+
 @pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
 def test_bfd_echo_both_ways(lab: Lab, transport: str) -> None:
     there = ROUTERS["frr"](lab, Session(transport=transport, bfd_ms=300, bfd_multiplier=60, echo_ms=50))
