@@ -40,7 +40,7 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 def _until_stopped(pid: int) -> None:
     """Until every thread has stopped: a signal takes a moment to reach them all, and one may answer meanwhile."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         states = []
         for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
@@ -103,7 +103,7 @@ class ApiServer:
             ],
         )
 
-    def start_api(self, wait: float = 90.0, *, etcd_port: int | None = None) -> None:
+    def start_api(self, wait: float = 180.0, *, etcd_port: int | None = None) -> None:
         """Start it and wait until it is ready; `etcd_port` is another way to etcd than the straight one."""
         self._api = self._spawn(
             "kube-apiserver",

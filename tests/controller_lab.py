@@ -38,8 +38,11 @@ ORIGINAL_RULES = [
 ]
 
 
-def wait(what: Callable[[], Any], seconds: float = 20.0, every: float = 0.05) -> Any:
-    """The first true value of `what`; AssertionError when there is none in time."""
+def wait(what: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
+    """The first true value of `what`; AssertionError when there is none in time.
+
+    The limit is for a machine that does much else or stands still for seconds: it is no target.
+    """
     deadline = time.monotonic() + seconds
     while True:
         value = what()
@@ -80,7 +83,7 @@ class Process:
     def page(self, path: str) -> str:
         """A page's text; empty while there is none. The status code does not matter."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             return error.read().decode()
@@ -112,7 +115,7 @@ class Process:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(30)
 
 
 OUR_RIGHTS = "our rights"

@@ -2,7 +2,8 @@
 # The chart, linted and packaged: dist/metallb-VERSION.tgz and dist/index.yaml. Run by `make package`.
 #
 # From the environment, all optional:
-#   CHART_URL        where dist/ will be served from, for index.yaml (else its entries are relative)
+#   OUT              the folder to write to, in place of dist
+#   CHART_URL        where that folder will be served from, for index.yaml (else its entries are relative)
 #   SIGN_KEY         name of a GPG key: writes metallb-VERSION.tgz.prov too. With it:
 #   SIGN_KEYRING       its secret keyring in GnuPG's old format (gpg --export-secret-keys >FILE)
 #   SIGN_PASSPHRASE    a file with the passphrase (empty for a key without one)
@@ -13,8 +14,9 @@ cd "$(dirname "$0")/.."
 say() { echo "package: $*" >&2; }
 
 helm=$(python3 tests/cluster/toolchain.py helm | awk '$1 == "helm" { print $2 }')
-mkdir -p dist
-work=$(mktemp -d dist/.package.XXXXXX)
+out=${OUT:-dist}
+mkdir -p "$out"
+work=$(mktemp -d "$out/.package.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 "$helm" lint --quiet --strict chart
@@ -29,12 +31,12 @@ fi
 "$helm" repo index "$work" ${CHART_URL:+--url "$CHART_URL"}
 
 # Moved when all is there: another run's reader never sees half a file.
-package=dist/$(basename "$work"/*.tgz)
+package=$out/$(basename "$work"/*.tgz)
 rm -f "$package.prov" # of an earlier package, which it would not fit
-mv "$work"/* dist/
+mv "$work"/* "$out/"
 echo "$package"
 [ ! -e "$package.prov" ] || echo "$package.prov"
-echo dist/index.yaml
+echo "$out/index.yaml"
 
 if [ -n "${PUSH:-}" ]; then
 	# Word splitting is wanted: PUSH_OPTIONS holds several options.

@@ -19,13 +19,14 @@ CHART = yaml.safe_load((images.ROOT / "chart/Chart.yaml").read_text())
 NAME = f"metallb-{CHART['version']}.tgz"
 
 
-def _package(**variables: str) -> list[Path]:
-    """Run it; the files that it names."""
+def _package(out: Path, **variables: str) -> list[Path]:
+    """Run it, with a folder that no other run writes to; the files that it names."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SIGN_", "PUSH", "CHART_URL"))}
     script = images.ROOT / "tests/package.sh"
-    told = subprocess.run(["bash", script], env=environment | variables, capture_output=True, text=True)
+    environment |= {"OUT": str(out), **variables}
+    told = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    return [images.ROOT / line for line in told.stdout.split()]
+    return [Path(line) for line in told.stdout.split()]
 
 
 def _helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -48,24 +49,24 @@ def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"], check=False)
 
 
-def test_leaves_a_package_and_an_index_that_agree() -> None:
-    package, index = _package()
-    assert package == images.DIST / NAME
+def test_leaves_a_package_and_an_index_that_agree(tmp_path: Path) -> None:
+    package, index = _package(tmp_path)
+    assert package == tmp_path / NAME
     entry = yaml.safe_load(index.read_text())["entries"]["metallb"][0]
     assert entry["digest"] == hashlib.sha256(package.read_bytes()).hexdigest()
     assert entry["urls"] == [NAME]
     assert entry["version"] == CHART["version"]
 
 
-def test_index_has_the_address_that_it_will_be_served_from() -> None:
-    _, index = _package(CHART_URL="https://charts.example.com/stable")
+def test_index_has_the_address_that_it_will_be_served_from(tmp_path: Path) -> None:
+    _, index = _package(tmp_path, CHART_URL="https://charts.example.com/stable")
     assert yaml.safe_load(index.read_text())["entries"]["metallb"][0]["urls"] == [
         f"https://charts.example.com/stable/{NAME}"
     ]
 
 
-def test_package_holds_what_installs_and_nothing_else() -> None:
-    package, *_ = _package()
+def test_package_holds_what_installs_and_nothing_else(tmp_path: Path) -> None:
+    package, *_ = _package(tmp_path)
     with tarfile.open(package) as tar:
         names = set(tar.getnames())
     assert {
@@ -79,7 +80,7 @@ def test_package_holds_what_installs_and_nothing_else() -> None:
 
 
 def test_signed_package_is_verified_and_a_changed_one_is_not(keyring: Path, tmp_path: Path) -> None:
-    package, provenance, _ = _package(SIGN_KEY="Test", SIGN_KEYRING=str(keyring / "secret.gpg"))
+    package, provenance, _ = _package(tmp_path / "out", SIGN_KEY="Test", SIGN_KEYRING=str(keyring / "secret.gpg"))
     assert provenance.name == NAME + ".prov"
     good = _helm("verify", package, "--keyring", keyring / "public.gpg")
     assert "Signed by: Test" in good.stdout
@@ -90,7 +91,7 @@ def test_signed_package_is_verified_and_a_changed_one_is_not(keyring: Path, tmp_
     assert bad.returncode != 0
     assert "sha256 sum does not match" in bad.stderr
     # The next package, not signed, does not keep a signature that is another's.
-    assert not Path(str(_package()[0]) + ".prov").exists()
+    assert not Path(str(_package(tmp_path / "out")[0]) + ".prov").exists()
 
 
 def test_signing_without_a_keyring_says_what_is_missing() -> None:
@@ -105,7 +106,8 @@ def test_pushed_to_an_oci_registry_it_can_be_pulled_and_verified(keyring: Path, 
     with registry.local(tmp_path / "registry", free_port()) as address:
         where = f"oci://{address}/charts"
         secret = str(keyring / "secret.gpg")
-        package, *_ = _package(PUSH=where, PUSH_OPTIONS="--plain-http", SIGN_KEY="Test", SIGN_KEYRING=secret)
+        signed = {"SIGN_KEY": "Test", "SIGN_KEYRING": secret}
+        package, *_ = _package(tmp_path / "out", PUSH=where, PUSH_OPTIONS="--plain-http", **signed)
         told = _helm(
             "pull", f"{where}/metallb", "--version", CHART["version"], "--plain-http", "--destination", tmp_path,
             "--verify", "--keyring", keyring / "public.gpg",

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,11 @@ from types import TracebackType
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SERIAL = itertools.count()
+
+#: Seconds that a test waits for what is to come. No target: the machine may do much else, or stand still for seconds.
+LIMIT = 30.0
+#: What a kernel that asks for a neighbour bears with: ten questions without an answer, a second apart, and not three.
+_PATIENT = tuple(f"net.{ip}.neigh.eth0.{kind}cast_solicit=10" for ip in ("ipv4", "ipv6") for kind in ("m", "u"))
 
 
 def run(*command: str, check: bool = True) -> str:
@@ -62,7 +68,7 @@ class Endpoint:
         with inside(self.namespace):
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             sock.bind((interface, ether_type))
-            sock.settimeout(1.0)
+            sock.settimeout(LIMIT)
             return sock
 
 
@@ -80,6 +86,7 @@ class Host(Endpoint):
         self.ip("link", "set", "eth0", "up")
         self.ip("addr", "add", f"{self.ip4}/24", "dev", "eth0")
         self.ip("addr", "add", f"{self.ip6}/64", "dev", "eth0", "nodad")
+        self.exec("sysctl", "-qw", *_PATIENT)
 
     def ip(self, *arguments: str) -> str:
         return run("ip", "-n", self.namespace, *arguments)
@@ -135,7 +142,7 @@ class Responder:
         self._buffer = b""
         self.wait("ready")
 
-    def wait(self, word: str, timeout: float = 10.0) -> str:
+    def wait(self, word: str, timeout: float = LIMIT) -> str:
         """The first line not read so far that begins with `word`. Raises TimeoutError."""
         assert self.process.stdout is not None
         end = time.monotonic() + timeout
@@ -169,7 +176,7 @@ class Responder:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(5)
+                self.process.wait(LIMIT)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -190,11 +197,13 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def until(condition: Callable[[], bool], timeout: float = 5.0, step: float = 0.02) -> bool:
-    """Whether `condition` came true in time."""
+def until(condition: Callable[[], bool], timeout: float = LIMIT, step: float = 0.02) -> bool:
+    """Whether `condition` came true in time. A page that is not answered is a condition that is not true yet."""
     end = time.monotonic() + timeout
-    while not condition():
+    while True:
+        with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
+            if condition():
+                return True
         if time.monotonic() > end:
             return False
         time.sleep(step)
-    return True

@@ -19,7 +19,7 @@ from typing import Any
 
 from metallb_speaker import stream
 from metallb_speaker.desired import AnnouncedAddress, Item, Layer2Group, Member
-from tests.integration.layer2_lab import Host, inside, until
+from tests.integration.layer2_lab import LIMIT, Host, inside, until
 
 PORT = 7472
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -38,7 +38,7 @@ class FakeCluster:
         self.reader = stream.UpstreamReader()
         self.reports: list[stream.Upstream] = []
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        assert until(path.exists, 10)
+        assert until(path.exists)
         self.sock.connect(str(path))
         self.sock.sendall(stream.hello("test"))
 
@@ -51,7 +51,7 @@ class FakeCluster:
         numbers = (("metallb_k8s_client_config_loaded_bool", "loaded", "gauge", (), (((), 1.0),)),)
         self.sock.sendall(stream.state(stream.State(synced, problems, numbers)))
 
-    def heard(self, kind: type, timeout: float = 5.0) -> list[Any]:
+    def heard(self, kind: type, timeout: float = LIMIT) -> list[Any]:
         """Reports of this kind so far; waits for the first."""
         end = time.monotonic() + timeout
         while not any(isinstance(r, kind) for r in self.reports) and time.monotonic() < end:
@@ -114,7 +114,7 @@ class Announcer:
         self._clusters.append(FakeCluster(self.socket))
         return self._clusters[-1]
 
-    def get(self, path: str, timeout: float = 5.0) -> str:
+    def get(self, path: str, timeout: float = LIMIT) -> str:
         with (
             inside(self.host.namespace),
             urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=timeout) as r,
@@ -149,7 +149,7 @@ class Announcer:
         if self.process.poll() is None:
             self.send(number)
         try:
-            return self.process.wait(10)
+            return self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()

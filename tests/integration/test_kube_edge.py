@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import urllib.error
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from metallb_common.kube.events import BURST, EventRecorder, ObjectRef
 from metallb_common.kube.listwatch import ListWatch
 from metallb_common.kube.resources import CONFIG_MAPS, EVENTS, NODES, SERVICES
 from tests.apiserver import ADMIN, ApiServer
-from tests.controller_lab import Lab, lab
+from tests.controller_lab import Lab, lab, wait
 from tests.etcd_gate import EtcdGate
 
 MAPS = "/api/v1/namespaces/default/configmaps"
@@ -54,7 +55,7 @@ def name_of(obj: Any) -> str:
     return name
 
 
-async def until(what: Any, seconds: float = 10.0) -> None:
+async def until(what: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
@@ -86,7 +87,7 @@ def test_a_set_is_listed_in_pages_and_then_followed(server: ApiServer, certifica
         sink = Names()
         watch = ListWatch(api, CONFIG_MAPS, name_of, sink, namespace="default", label_selector="t=x")
         task = asyncio.create_task(watch.run())
-        await asyncio.wait_for(watch.synced.wait(), 20)
+        await asyncio.wait_for(watch.synced.wait(), 60)
         assert sink.names == many
         await create("later")
         await create("unreadable")
@@ -125,7 +126,7 @@ def test_a_lack_of_rights_is_told_once_and_heals(server: ApiServer) -> None:
             await api.request("GET", NODES.path())
         assert told.value.denied
         await asyncio.to_thread(grant)
-        await asyncio.wait_for(watch.synced.wait(), 30)
+        await asyncio.wait_for(watch.synced.wait(), 60)
         watch_task.cancel()
         await asyncio.wait([watch_task])
 
@@ -186,7 +187,7 @@ def test_a_server_that_hangs_costs_one_timeout(server: ApiServer) -> None:
             start = time.monotonic()
             with pytest.raises(ApiError, match=r"no answer in 0\.5 s"):
                 await api.request("GET", "/version", timeout=0.5)
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 10
         finally:
             server.resume_api()
 
@@ -236,9 +237,9 @@ def test_a_server_that_ends_every_watch_at_once_is_not_flooded(tmp_path: Path) -
             watch = ListWatch(api, CONFIG_MAPS, name_of, Names())
             task = asyncio.create_task(watch.run())
             await until(lambda: asked.count("watch") >= 3)
-            before = len(asked)
+            before, start = len(asked), time.monotonic()
             await asyncio.sleep(1.0)
-            assert len(asked) - before < 20  # without the wait: a thousand and more
+            assert len(asked) - before < 20 * (time.monotonic() - start)  # without the wait: a thousand and more
             assert asked.count("list") == watch.lists == 1
             task.cancel()
 
@@ -298,7 +299,7 @@ def test_equal_events_are_one_object_with_a_count_and_floods_are_cut(server: Api
         for i in range(100):
             recorder.emit(ref, "Warning", "Other", f"number {i}")
         recorder.emit(ObjectRef("Node", "n1", uid="u2"), "Normal", "Elsewhere", "x" * 3000)
-        await recorder.close(20)
+        await recorder.close(60)
         items = (await api.request("GET", EVENTS.path("default")))["items"]
         mine = [e for e in items if e["source"].get("component") == "metallb-test"]
         noisy = [e for e in mine if e["involvedObject"]["name"] == "noisy"]
@@ -324,7 +325,7 @@ def test_equal_events_that_come_while_one_is_being_sent_do_not_become_another_ob
         for _ in range(200):
             recorder.emit(ref, "Normal", "Same", "again")
             await asyncio.sleep(0)
-        await recorder.close(20)
+        await recorder.close(60)
         sending.cancel()
         await asyncio.wait([sending])
         items = (await api.request("GET", EVENTS.path("default")))["items"]
@@ -341,7 +342,7 @@ def test_who_waits_for_a_server_is_woken_when_it_answers_somebody_else(
     class Long(Backoff):
         def next(self, at_least: float | None = None) -> float:
             super().next(at_least)
-            return 30.0
+            return 600.0
 
     monkeypatch.setattr(listwatch, "Backoff", Long)
 
@@ -349,7 +350,7 @@ def test_who_waits_for_a_server_is_woken_when_it_answers_somebody_else(
         watches = [ListWatch(api, what, name_of, Names()) for what in (CONFIG_MAPS, SERVICES)]
         tasks = [asyncio.create_task(watch.run()) for watch in watches]
         for watch in watches:
-            await asyncio.wait_for(watch.synced.wait(), 20)
+            await asyncio.wait_for(watch.synced.wait(), 60)
         await asyncio.to_thread(server.stop_api)
         await until(lambda: all(watch._failing for watch in watches))
         await asyncio.sleep(1.0)  # nobody listens any more, and all wait
@@ -359,10 +360,10 @@ def test_who_waits_for_a_server_is_woken_when_it_answers_somebody_else(
         await api.request("GET", "/version")
         # The answer may be that their version is too old; that they asked is what counts here.
         asked = api.requests
-        await until(lambda: api.requests >= asked + len(watches), 5)
+        await until(lambda: api.requests >= asked + len(watches))
         start = time.monotonic()
         await api.request("GET", "/version")
-        await asyncio.wait_for(api.rest(1.5), 5)
+        await asyncio.wait_for(api.rest(1.5), 30)
         assert time.monotonic() - start >= 1.5, "it was not away"
         for task in tasks:
             task.cancel()
@@ -380,7 +381,7 @@ def test_events_without_the_right_to_write_them_are_dropped_quietly(
         recorder = EventRecorder(api, "metallb-test")
         for i in range(5):
             recorder.emit(ObjectRef("Service", f"s{i}", "default"), "Normal", "R", "m")
-        await recorder.close(10)
+        await recorder.close(60)
         assert not await recorder.deliver(ObjectRef("Service", "t", "default"), "Normal", "R", "m")
         assert recorder.dropped == 6
 
@@ -388,8 +389,11 @@ def test_events_without_the_right_to_write_them_are_dropped_quietly(
     assert capfd.readouterr().out.count("not allowed to write Events") == 1
 
 
-def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(server: ApiServer) -> None:
+def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For some moments after its start it answers 403 to whoever may: that is trouble, and no lack of rights."""
+    monkeypatch.setattr(client, "DOUBT", 60.0)
     here = Lab(server)
     token = here.original_account()
     denied: list[ApiError] = []
@@ -399,7 +403,7 @@ def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(server: ApiSer
 
     async def ask(api: Api) -> int:
         try:
-            await api.request("GET", SERVICES.path(), query={"limit": "1"}, timeout=2)
+            await api.request("GET", SERVICES.path(), query={"limit": "1"}, timeout=20)
             return 200
         except ApiError as error:
             return error.status
@@ -408,13 +412,13 @@ def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(server: ApiSer
         sink = Names()
         watch = ListWatch(api, SERVICES, name_of, sink, on_denied=denied.append)
         task = asyncio.create_task(watch.run())
-        await asyncio.wait_for(watch.synced.wait(), 20)
+        await asyncio.wait_for(watch.synced.wait(), 60)
         raw = await connect(server.kubeconfig(token))
         raw._believe = trust  # type: ignore[method-assign]
         await asyncio.to_thread(server.stop_api)
         with EtcdGate(server.etcd_port, b"/registry/clusterroles", b"/registry/clusterrolebindings") as gate:
             start = asyncio.create_task(asyncio.to_thread(server.start_api, etcd_port=gate.port))
-            deadline, answers = time.monotonic() + 60, [0]
+            deadline, answers = time.monotonic() + 180, [0]
             while answers[-1] != 403:
                 assert time.monotonic() < deadline, answers[-20:]
                 await asyncio.sleep(0.01)
@@ -427,7 +431,7 @@ def test_a_server_that_knows_no_roles_yet_refuses_nobody_for_good(server: ApiSer
             assert not start.done()
             gate.open()
             await start
-            await until(lambda: not watch._failing, 20)
+            await until(lambda: not watch._failing)
             await asyncio.to_thread(here.create, "later")
             await until(lambda: "later" in sink.names)
             assert await ask(api) == await ask(raw) == 200
@@ -450,7 +454,7 @@ def test_a_refusal_is_believed_in_the_end_where_nobody_may_ask_whether_the_serve
 ) -> None:
     """As in clusters without the role for it. Who is allowed something, knows that the server knows its roles."""
     monkeypatch.setattr(client, "DOUBT", 0.5)
-    monkeypatch.setattr(client, "LONG_DOUBT", 60.0 if allowed else 1.5)
+    monkeypatch.setattr(client, "LONG_DOUBT", 600.0 if allowed else 1.5)
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     bindings = f"{rbac}/clusterrolebindings"
     kept = [server.get(f"{bindings}/{name}") for name in ("system:public-info-viewer", "system:discovery")]
@@ -460,11 +464,19 @@ def test_a_refusal_is_believed_in_the_end_where_nobody_may_ask_whether_the_serve
     review = "/apis/authentication.k8s.io/v1/selfsubjectreviews"  # by the role system:basic-user
     asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 
+    def not_even_that() -> bool:
+        """The server's own view of its roles has followed."""
+        try:
+            server.raw("GET", "/readyz", token=token)
+        except urllib.error.HTTPError as error:
+            return error.code == 403
+        return False
+
     async def body(api: Api) -> None:
         seen: list[tuple[int, str]] = []
         start = time.monotonic()
         while not seen or seen[-1][0] != 403:
-            assert time.monotonic() - start < 20, seen
+            assert time.monotonic() - start < 60, seen
             with pytest.raises(ApiError) as told:
                 await api.request("GET", NODES.path())
             seen.append((told.value.status, told.value.reason))
@@ -478,7 +490,7 @@ def test_a_refusal_is_believed_in_the_end_where_nobody_may_ask_whether_the_serve
         assert told.value.denied
 
     try:
-        time.sleep(0.5)  # the server's own view of its roles follows
+        wait(not_even_that)
         run(server, body, token=token)
     finally:
         for binding in kept:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Lab:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
                 process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=LIMIT)
             assert process.stdout is not None
             process.stdout.close()
         for name in ("sw", *self.places):
@@ -122,17 +122,45 @@ class Lab:
         return owned
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
+#: Seconds to wait for what is to come. No target: those are judged by `make accept`.
+LIMIT = 30.0
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        assert time.monotonic() < end, f"not within {LIMIT} s: {what}"
         time.sleep(0.02)
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(request.param) as made:
-        yield made
+Scenario = Callable[[Lab], None]
+
+
+def judged(*stopped: str) -> Callable[[Scenario], Callable[[int], None]]:
+    """The test of a scenario, in a lab of either family; `stopped` are the members that it stops itself.
+
+    Whoever was not run for half a second is rightly taken for gone. So a scenario that fails while a member says so
+    of itself is judged again, from its beginning: a machine that stands still for seconds does not do it each time.
+    """
+
+    def decorate(scenario: Scenario) -> Callable[[int], None]:
+        @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+        def test(family: int) -> None:
+            for left in (2, 1, 0):
+                with Lab(family) as lab:
+                    try:
+                        scenario(lab)
+                        return
+                    except AssertionError:
+                        still = [name for name in lab.events if name not in stopped and lab.said(name, "Stopped")]
+                        if not left or not still:
+                            raise
+                print(f"judged again: {still} were not run for half a second")
+
+        test.__doc__ = scenario.__doc__
+        return test
+
+    return decorate
 
 
 def joined(lab: Lab, loss: int = 0) -> None:
@@ -143,8 +171,8 @@ def joined(lab: Lab, loss: int = 0) -> None:
     everybody = set(lab.places)
     for name in lab.places:
         others = everybody - {name}
-        until(lambda n=name, o=others: {s["name"] for s in lab.said(n, "Joined")} >= o, 15, f"{name} sees all")  # type: ignore[misc]
-    until(lambda: all(lab.owned(name) == share(lab, name) for name in lab.places), 30, "each owns its share")
+        until(lambda n=name, o=others: {s["name"] for s in lab.said(n, "Joined")} >= o, f"{name} sees all")  # type: ignore[misc]
+    until(lambda: all(lab.owned(name) == share(lab, name) for name in lab.places), "each owns its share")
 
 
 def share(lab: Lab, name: str) -> set[str]:
@@ -152,6 +180,7 @@ def share(lab: Lab, name: str) -> set[str]:
     return {ip for ip in ADDRESSES if rank(lab.places, ip)[0] == name}
 
 
+@judged()
 def test_loss_is_no_failure_and_power_off_is_noticed_at_once(lab: Lab) -> None:
     """The bounds are for machines that do much else; the second that is aimed at is measured by `make accept`."""
     joined(lab, loss=10)
@@ -165,18 +194,18 @@ def test_loss_is_no_failure_and_power_off_is_noticed_at_once(lab: Lab) -> None:
     off = time.monotonic()
     run("ip", "-n", f"{PREFIX}sw", "link", "set", "n2", "down")
     for name in ("n1", "n3"):
-        until(lambda n=name: lab.said(n, "Failed", name="n2"), 3, f"{name} notices")  # type: ignore[misc]
+        until(lambda n=name: lab.said(n, "Failed", name="n2"), f"{name} notices")  # type: ignore[misc]
         assert lab.said(name, "Failed", name="n1" if name == "n3" else "n3") == []
-    until(lambda: lab.owned("n1") | lab.owned("n3") == set(ADDRESSES), 2, "taken over")
+    until(lambda: lab.owned("n1") | lab.owned("n3") == set(ADDRESSES), "taken over")
     taken = [said for name in ("n1", "n3") for said in lab.said(name, "Acquired", since=off)]
     assert {said["key"] for said in taken} == before["n2"]
     print(f"all taken over {max(said['at'] for said in taken) - off:.2f} s after the power-off")
 
     # The cable comes back. Cut off alone it took over everything; now it gives everything up, and the others nothing.
-    until(lambda: lab.owned("n2") == set(ADDRESSES), 5, "alone it owns all")
+    until(lambda: lab.owned("n2") == set(ADDRESSES), "alone it owns all")
     repaired = time.monotonic()
     run("ip", "-n", f"{PREFIX}sw", "link", "set", "n2", "up")
-    until(lambda: not lab.owned("n2"), 3, "it gives everything up")
+    until(lambda: not lab.owned("n2"), "it gives everything up")
     yielded = max(said["at"] for said in lab.said("n2", "Lost", since=repaired)) - repaired
     print(f"two owners for {yielded * 1000:.0f} ms after the repair, at 10 % loss")
     time.sleep(1)
@@ -185,30 +214,34 @@ def test_loss_is_no_failure_and_power_off_is_noticed_at_once(lab: Lab) -> None:
     assert not lab.owned("n1") & lab.owned("n3")
 
 
+@judged("n2")
 def test_a_stopped_process_gives_up_what_it_owned(lab: Lab) -> None:
     joined(lab)
     mine = lab.owned("n2")
     stopped = time.monotonic()
     lab.processes["n2"].send_signal(signal.SIGSTOP)
-    until(lambda: lab.owned("n1") | lab.owned("n3") >= mine, 5, "taken over")
+    until(lambda: lab.owned("n1") | lab.owned("n3") >= mine, "taken over")
     last = max(s["at"] for n in ("n1", "n3") for s in lab.said(n, "Acquired", since=stopped))
     print(f"all taken over {last - stopped:.2f} s after it stopped")
     resumed = time.monotonic()
     lab.processes["n2"].send_signal(signal.SIGCONT)
-    until(lambda: not lab.owned("n2"), 3, "disowned")
-    until(lambda: lab.said("n2", "Replaced", since=resumed), 2, "it learns that it was replaced")
-    until(lambda: lab.said("n1", "Joined", since=resumed), 2, "it is back")
+    until(lambda: not lab.owned("n2"), "disowned")
+    until(lambda: lab.said("n2", "Replaced", since=resumed), "it learns that it was replaced")
+    until(lambda: lab.said("n1", "Joined", since=resumed), "it is back")
     time.sleep(1)
-    assert lab.owned("n2") == set(), "not before ten stable seconds"
+    early = [s for s in lab.said("n2", "Acquired", since=resumed) if s["at"] < resumed + 10]
+    assert early == [], "not before ten stable seconds"
 
 
+@judged()
 def test_an_ordered_end_hands_over_and_says_goodbye(lab: Lab) -> None:
     joined(lab)
     mine = lab.owned("n2")
     end = time.monotonic()
     lab.processes["n2"].terminate()
-    assert lab.processes["n2"].wait(timeout=5) == 0
-    until(lambda: lab.said("n1", "Left", name="n2") and lab.said("n3", "Left", name="n2"), 1, "goodbye")
+    assert lab.processes["n2"].wait(timeout=LIMIT) == 0
+    until(lambda: lab.said("n1", "Left", name="n2") and lab.said("n3", "Left", name="n2"), "goodbye")
+    until(lambda: lab.said("n2", "HandedOver"), "its last word is read")
     assert lab.said("n2", "HandedOver")[0]["timed_out"] == []
     lost = {said["key"]: said["at"] for said in lab.said("n2", "Lost", since=end)}
     taken = {said["key"]: said["at"] for name in ("n1", "n3") for said in lab.said(name, "Acquired", since=end)}
@@ -216,6 +249,7 @@ def test_an_ordered_end_hands_over_and_says_goodbye(lab: Lab) -> None:
     assert all(taken[key] <= lost[key] for key in mine), "the successor first"
 
 
+@judged()
 def test_a_blocked_port_is_said_and_the_cluster_is_followed(lab: Lab) -> None:
     """Blocked from the start: each owns its share by the cluster's view, nobody everything, and it is said once."""
     for name in lab.places:
@@ -223,11 +257,11 @@ def test_a_blocked_port_is_said_and_the_cluster_is_followed(lab: Lab) -> None:
         lab.start(name)
     for name in lab.places:
         others = sorted(set(lab.places) - {name})
-        until(lambda n=name: lab.said(n, "Degraded"), 9, f"{name} says that it hears nobody")  # type: ignore[misc]
+        until(lambda n=name: lab.said(n, "Degraded"), f"{name} says that it hears nobody")  # type: ignore[misc]
         assert [said["names"] for said in lab.said(name, "Degraded")] == [others]
         assert len(lab.said(name, "Ready")) == 1
-    until(lambda: all(lab.owned(name) == share(lab, name) for name in lab.places), 14, "each owns its share")
+    until(lambda: all(lab.owned(name) == share(lab, name) for name in lab.places), "each owns its share")
     for name in lab.places:
         lab.nft(name, "accept")
     for name in lab.places:
-        until(lambda n=name: lab.said(n, "Restored"), 5, f"{name} hears all")  # type: ignore[misc]
+        until(lambda n=name: lab.said(n, "Restored"), f"{name} hears all")  # type: ignore[misc]

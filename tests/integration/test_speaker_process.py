@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from metallb_speaker import stream
-from tests.integration.layer2_lab import Host, Segment, inside, until
+from tests.integration.layer2_lab import LIMIT, Host, Segment, inside, until
 from tests.integration.speaker_lab import Announcer, group, member
 
 pytestmark = pytest.mark.root
@@ -25,7 +25,7 @@ def segment() -> Iterator[Segment]:
         yield made
 
 
-def answers(client: Host, address: str) -> str:
+def answers(client: Host, address: str, wait: float = 9.0) -> str:
     """The MAC address that the client's own neighbour discovery finds, "" when nobody answers."""
     client.ip("neigh", "flush", "dev", "eth0")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -37,8 +37,13 @@ def answers(client: Host, address: str) -> str:
         words = client.ip("neigh", "show", address, "dev", "eth0").split()
         return words[words.index("lladdr") + 1] if "lladdr" in words else ""
 
-    until(lambda: bool(found()), 1.5)
+    until(lambda: bool(found()), wait)
     return found()
+
+
+def silent(client: Host, address: str) -> bool:
+    """Whether nobody answers: two questions' time."""
+    return answers(client, address, 1.5) == ""
 
 
 def mac(host: Host) -> str:
@@ -67,17 +72,17 @@ def test_from_the_first_item_to_the_last_signal(segment: Segment) -> None:
         # The Service goes: no answer, no series, and the log says why.
         cluster.tell(drop=[("Layer2Group", ADDRESS)], why={f"ns/{ADDRESS}": "serviceDeleted"})
         assert cluster.heard(stream.Withdrawn)[0].reason == "serviceDeleted"
-        assert answers(client, ADDRESS) == ""
+        assert silent(client, ADDRESS)
         assert "metallb_speaker_announced{" not in announcer.get("/metrics")
         assert f'ip="{ADDRESS}"' not in announcer.get("/metrics")
         assert announcer.logged(event="serviceWithdrawn", reason="serviceDeleted")
         # With nothing to do it sleeps: some turns a second for timers, not thousands.
-        turns = announcer.status()["process"]["turns"]
+        turns, started = announcer.status()["process"]["turns"], time.monotonic()
         time.sleep(1.0)
-        assert announcer.status()["process"]["turns"] - turns < 100
+        assert announcer.status()["process"]["turns"] - turns < 100 * (time.monotonic() - started)
         started = time.monotonic()
         assert announcer.stop() == 0
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 8
 
 
 def test_without_its_cluster_half_it_goes_on(segment: Segment) -> None:
@@ -89,13 +94,13 @@ def test_without_its_cluster_half_it_goes_on(segment: Segment) -> None:
         assert until(announcer.ready)
         cluster.close()
         assert until(lambda: bool(announcer.logged(op="link", level="warn")))
-        assert answers(client, ADDRESS) == mac(node)
         assert announcer.metric("metallb_speaker_cluster_up") == 1  # it was heard just now
+        assert answers(client, ADDRESS) == mac(node)
         # One that talks nonsense changes nothing either.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wrong:
             wrong.connect(str(announcer.socket))
             wrong.sendall(b"\x00\x00\x00\x02{}GET / HTTP/1.1\r\n\r\n")
-            wrong.settimeout(5)
+            wrong.settimeout(LIMIT)
             while wrong.recv(65536):
                 pass
         # A new one brings a new snapshot: what it does not name goes, what it names was never interrupted.
@@ -111,22 +116,22 @@ def test_a_restart_resumes_from_what_was_kept(segment: Segment) -> None:
         cluster = announcer.connect()
         cluster.tell(member(node, "n1"), group(ADDRESS))
         state = announcer.directory / "desired.state"
-        assert until(state.exists, 5)
+        assert until(state.exists)
         assert state.stat().st_mode & 0o777 == 0o600
         os.kill(announcer.process.pid, signal.SIGKILL)
-        announcer.process.wait(5)
+        announcer.process.wait(LIMIT)
         cluster.close()
-        assert answers(client, ADDRESS) == ""
+        assert silent(client, ADDRESS)
         announcer.start()
-        assert until(lambda: answers(client, ADDRESS) == mac(node), 5)
+        assert until(lambda: answers(client, ADDRESS) == mac(node))
         assert not announcer.ready()  # it says that its other half is missing
         # A file that is cut short is as none.
         os.kill(announcer.process.pid, signal.SIGKILL)
-        announcer.process.wait(5)
+        announcer.process.wait(LIMIT)
         state.write_bytes(state.read_bytes()[:-9])
         announcer.start()
-        assert until(lambda: bool(announcer.logged(op="state", msg="what was kept is not whole")), 5)
-        assert answers(client, ADDRESS) == ""
+        assert until(lambda: bool(announcer.logged(op="state", msg="what was kept is not whole")))
+        assert silent(client, ADDRESS)
 
 
 KEY = "c2VjcmV0c2VjcmV0c2Vj"
@@ -140,11 +145,11 @@ def test_two_speakers_hand_over(segment: Segment) -> None:
         for cluster in clusters:
             cluster.tell(*everything)
             cluster.state()
-        assert until(lambda: first.ready() and second.ready(), 10)
+        assert until(lambda: first.ready() and second.ready())
         owner = answers(client, ADDRESS)
         assert owner in (mac(one), mac(two))
         leaving, staying = (first, second) if owner == mac(one) else (second, first)
-        assert leaving.metric('metallb_speaker_members{standing="settled"}') == 2
+        assert until(lambda: leaving.metric('metallb_speaker_members{standing="settled"}') == 2)
         assert leaving.stop() == 0
         assert leaving.logged(msg="handed over", untaken=[])
         assert answers(client, ADDRESS) == mac(staying.host)
@@ -163,16 +168,16 @@ def test_a_second_signal_ends_at_once(segment: Segment) -> None:
         announcer.send(signal.SIGTERM)
         announcer.send(signal.SIGINT)
         os.kill(announcer.process.pid, signal.SIGCONT)
-        assert announcer.process.wait(5) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert announcer.process.wait(LIMIT) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def test_mistakes_are_said(segment: Segment, tmp_path: object) -> None:
     node = segment.host("n1")
     with Announcer(node, "") as announcer:
-        assert announcer.process.wait(10) == 2
+        assert announcer.process.wait(LIMIT) == 2
         assert "METALLB_NODE_NAME" in announcer.log.read_text()
     with Announcer(node, "n1", "--ml-bindprot=1") as announcer:
-        assert announcer.process.wait(10) == 2
+        assert announcer.process.wait(LIMIT) == 2
         assert "did you mean --ml-bindport?" in announcer.log.read_text()
     # A port that is taken keeps nobody from announcing.
     with inside(node.namespace), socket.socket() as taken:

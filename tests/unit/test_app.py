@@ -143,7 +143,7 @@ def test_signals_stop_in_order(number: int) -> None:
         assert process.stdout.readline() == "up\n"
         os.kill(process.pid, number)
         assert "ended" in process.stdout.read()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 def test_a_second_signal_ends_at_once() -> None:
@@ -154,4 +154,4 @@ def test_a_second_signal_ends_at_once() -> None:
         lines = iter(process.stdout.readline, "")
         assert any(line == "ended\n" for line in lines)
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(10) == 128 + signal.SIGINT
+        assert process.wait(30) == 128 + signal.SIGINT

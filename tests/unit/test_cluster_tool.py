@@ -100,7 +100,7 @@ def test_an_ended_process_does_not_run() -> None:
         assert running(Record(child.pid, started))
         assert child.stdin is not None
         child.stdin.close()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while start_time(child.pid) is not None and time.monotonic() < until:
             time.sleep(0.01)
         assert start_time(child.pid) is None, "a zombie does not run"
@@ -110,7 +110,7 @@ def test_an_ended_process_does_not_run() -> None:
 def test_nothing_starts_whose_starter_died_before_it_was_recorded(word: bytes, ran: bool, tmp_path: Path) -> None:
     group, mark = tmp_path / "cgroup.procs", tmp_path / "mark"
     argv = ["sh", "-c", _TRAMPOLINE, str(group), "touch", str(mark)]
-    subprocess.run(argv, input=word, timeout=10, check=False)
+    subprocess.run(argv, input=word, timeout=60, check=False)
     assert group.read_text().strip().isdigit(), "it joined its group first"
     assert mark.exists() is ran
 

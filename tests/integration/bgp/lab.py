@@ -25,8 +25,11 @@ def sh(*command: str, check: bool = True) -> str:
     return told.stdout
 
 
-def until(what: str, test: Callable[[], object], seconds: float = 15) -> None:
-    """Wait until `test` is true. Raises AssertionError that names `what`."""
+def until(what: str, test: Callable[[], object], seconds: float = 60, every: float = 0.05) -> None:
+    """Wait until `test` is true. Raises AssertionError that names `what`.
+
+    The limit is for a machine that does much else or stands still for seconds: it is no target.
+    """
     end = time.monotonic() + seconds
     while True:
         value = test()
@@ -34,7 +37,7 @@ def until(what: str, test: Callable[[], object], seconds: float = 15) -> None:
             return
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what} (last: {value!r})")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 class Lab:
@@ -112,7 +115,8 @@ class Lab:
     def cable(self, up: bool) -> None:
         """Unplug or plug: silence, not a closed connection (both ends keep their carrier: frames are dropped)."""
         if up:
-            sh("nsenter", f"--net=/run/netns/{self.router}", "nft", "delete", "table", "netdev", "cut")
+            for name in (self.router, self.ours):
+                sh("nsenter", f"--net=/run/netns/{name}", "nft", "delete", "table", "netdev", "cut")
         else:
             rules = "table netdev cut { chain in { type filter hook ingress device eth0 priority 0; policy drop; }; }"
             sh("nsenter", f"--net=/run/netns/{self.router}", "nft", rules)

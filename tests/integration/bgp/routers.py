@@ -23,6 +23,7 @@ class Session:
     password: str = ""
     hold: int = 90
     bfd_ms: int = 0
+    bfd_multiplier: int = 3
     echo_ms: int = 0
     graceful_restart: bool = False
     gtsm: bool = False
@@ -81,8 +82,8 @@ class Bird(Router):
         ]
         if s.bfd_ms:
             lines.append(
-                f'protocol bfd {{ interface "eth0" {{ interval {s.bfd_ms} ms; multiplier 3; }};'
-                f" multihop {{ interval {s.bfd_ms} ms; multiplier 3; }}; }}"
+                f'protocol bfd {{ interface "eth0" {{ interval {s.bfd_ms} ms; multiplier {s.bfd_multiplier}; }};'
+                f" multihop {{ interval {s.bfd_ms} ms; multiplier {s.bfd_multiplier}; }}; }}"
             )
         # AdminDown and failures are one to BIRD, unless it is told to keep routes over both.
         bfd = "" if not s.bfd_ms else "bfd graceful;" if s.graceful_restart else "bfd on;"
@@ -163,6 +164,7 @@ class Frr(Router):
             lines += [
                 "bfd",
                 " profile fast",
+                f"  detect-multiplier {s.bfd_multiplier}",
                 f"  receive-interval {s.bfd_ms}",
                 f"  transmit-interval {s.bfd_ms}",
             ]

@@ -48,11 +48,12 @@ def message(kind: int, body: bytes = b"") -> bytes:
 
 
 def opening(identifier: int, *, extended: bool = False) -> bytes:
+    """With a hold time that is longer than these tests: these peers send no KEEPALIVE by themselves."""
     capabilities = bytes.fromhex("010400010001") + bytes.fromhex("010400020001")
     capabilities += b"\x41\x04" + struct.pack("!I", EXTERNAL_ASN) + (b"\x06\x00" if extended else b"")
     parameter = bytes((2, len(capabilities))) + capabilities
     return message(
-        1, struct.pack("!BHH4sB", 4, EXTERNAL_ASN, 30, bytes((192, 0, 2, identifier)), len(parameter)) + parameter
+        1, struct.pack("!BHH4sB", 4, EXTERNAL_ASN, 90, bytes((192, 0, 2, identifier)), len(parameter)) + parameter
     )
 
 
@@ -71,12 +72,12 @@ class Peer:
                 self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             self.listener.bind((address, 179))
             self.listener.listen(8)
-        self.listener.settimeout(10)
+        self.listener.settimeout(30)
         self.taken: list[socket.socket] = []
 
     def accept(self) -> socket.socket:
         connection, _ = self.listener.accept()
-        connection.settimeout(10)
+        connection.settimeout(30)
         self.taken.append(connection)
         return connection
 
@@ -141,15 +142,16 @@ def test_a_flood_starves_nobody(two: tuple[Agent, Peer, Peer]) -> None:
     agent, bad, good = two
     flood, quiet = bad.establish(), good.establish()
     until("both are up", lambda: {s["state"] for s in agent.tell()["status"]} == {"Established"})
-    before, answered = rss(agent), []
+    before, answered, heard = rss(agent), [], b""
     update = message(2, struct.pack("!HH", 0, 0) + b"\x20\x0a\x00\x00\x01" * 800)
     block = update * 16 + message(5, struct.pack("!HBB", 1, 0, 1))
     flood.setblocking(False)
     quiet.setblocking(False)
-    end = time.monotonic() + 3
-    changed = time.monotonic()
+    start = time.monotonic()
+    changed, wanted = 0.0, b""
     rest = memoryview(block)
-    while time.monotonic() < end:
+    while len(answered) < 10 or time.monotonic() - start < 3:
+        assert time.monotonic() - start < 60, answered
         try:
             count = flood.send(rest)
             rest = rest[count:] if count < len(rest) else memoryview(block)
@@ -157,17 +159,19 @@ def test_a_flood_starves_nobody(two: tuple[Agent, Peer, Peer]) -> None:
             time.sleep(0.001)
         with contextlib.suppress(BlockingIOError):
             flood.recv(1 << 20)
-        try:
-            if b"\x20\xcb\x00\x71" in quiet.recv(1 << 16):  # 203.0.113.x/32
-                answered.append(time.monotonic() - changed)
-        except BlockingIOError:
-            pass
-        if time.monotonic() - changed > 0.3:
+        with contextlib.suppress(BlockingIOError):
+            heard += quiet.recv(1 << 16)
+        if wanted and wanted in heard:
+            answered.append(time.monotonic() - changed)
+            wanted = b""
+        if not wanted and time.monotonic() - changed > 0.3:
+            number = 10 + len(answered)
+            wanted, heard = bytes((32, 203, 0, 113, number)), b""
             changed = time.monotonic()
-            agent.routes = [{"prefix": f"203.0.113.{10 + len(answered)}/32"}]
+            agent.routes = [{"prefix": f"203.0.113.{number}/32"}]
             agent.apply()
-    assert len(answered) >= 5
-    assert sorted(answered)[len(answered) // 2] < 0.15
+    # At once: tens of milliseconds. The bound is for a machine whose other core is busy, too.
+    assert sorted(answered)[len(answered) // 2] < 1.0
     assert rss(agent) - before < 8192
     assert status(agent, "bad")["updates"]["received"] > 1000
     assert {s["state"] for s in agent.tell()["status"]} == {"Established"}
@@ -175,7 +179,7 @@ def test_a_flood_starves_nobody(two: tuple[Agent, Peer, Peer]) -> None:
 
 def test_a_message_that_never_ends_costs_nothing_and_the_hold_timer_ends_it(two: tuple[Agent, Peer, Peer]) -> None:
     agent, bad, good = two
-    agent.peers[0]["hold_time"] = 3
+    agent.peers[0]["hold_time"] = 9
     agent.apply()
     stalled = bad.accept()
     good.establish()
@@ -185,9 +189,9 @@ def test_a_message_that_never_ends_costs_nothing_and_the_hold_timer_ends_it(two:
     until("both are up", lambda: {s["state"] for s in agent.tell()["status"]} == {"Established"})
     before = cpu(agent)
     stalled.sendall(message(2, b"\0" * 1000)[:500])
-    until("the stalled session is ended", lambda: status(agent, "bad")["state"] != "Established", 8)
+    until("the stalled session is ended", lambda: status(agent, "bad")["state"] != "Established", 60, 0.25)
     assert (4, 0) in {(body[0], body[1]) for kind, body in received(stalled) if kind == 3}
-    assert cpu(agent) - before < 0.5
+    assert cpu(agent) - before < 1.5  # a loop that spins would have used all nine seconds
     assert status(agent, "good")["state"] == "Established"
 
 
@@ -225,8 +229,8 @@ def test_a_peer_that_resets_for_ever_is_called_ever_more_rarely(two: tuple[Agent
     agent.apply()
     good.establish()
     bad.listener.settimeout(0.1)
-    calls, end = 0, time.monotonic() + 6
-    while time.monotonic() < end:
+    calls, start = 0, time.monotonic()
+    while time.monotonic() - start < (6 if calls >= 2 else 30):
         with contextlib.suppress(TimeoutError):
             connection, _ = bad.listener.accept()
             calls += 1
@@ -241,8 +245,7 @@ def test_a_peer_that_resets_for_ever_is_called_ever_more_rarely(two: tuple[Agent
 
 def test_a_peer_that_never_reads_costs_bounded_memory(two: tuple[Agent, Peer, Peer]) -> None:
     agent, bad, good = two
-    bad.establish()
-    quiet = good.establish()
+    unread, quiet = bad.establish(), good.establish()
     until("both are up", lambda: {s["state"] for s in agent.tell()["status"]} == {"Established"})
     quiet.settimeout(0.01)
 
@@ -260,6 +263,8 @@ def test_a_peer_that_never_reads_costs_bounded_memory(two: tuple[Agent, Peer, Pe
         agent.apply()
         agent.tell()
         read()
+        for connection in (unread, quiet):
+            connection.sendall(KEEPALIVE)
         sizes.append(rss(agent))
     assert max(sizes[4:]) - sizes[3] < 4096, f"it grows: {sizes}"
     assert status(agent, "bad")["state"] == "Established"  # until the hold or the send hold timer says otherwise

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,10 @@ FAST = {
     "passive_mode": False,
     "minimum_ttl": 250,
 }
+#: Of a session that outlives four seconds in which this machine runs nobody: for what is not about quick detection.
+#: The routers' own timers go with it: CALM_MS, three times.
+CALM_MS = 300
+CALM = {**FAST, "receive_interval_ms": 1500, "transmit_interval_ms": CALM_MS, "detect_multiplier": 20}
 
 
 @pytest.fixture
@@ -71,12 +76,12 @@ def test_routes_of_both_families_arrive(lab: Lab, router: str, kind: str, transp
 @pytest.mark.parametrize("router", list(ROUTERS))
 def test_a_peer_behind_another_router(lab: Lab, router: str, transport: str) -> None:
     with_bfd = router in ("frr", "bird")
-    there = ROUTERS[router](lab, Session(transport=transport, multihop=True, bfd_ms=100 if with_bfd else 0))
+    there = ROUTERS[router](lab, Session(transport=transport, multihop=True, bfd_ms=CALM_MS if with_bfd else 0))
     there.start()
     agent = Agent(lab)
     agent.peers = [peer(transport, multihop=True, bfd_profile="fast" if with_bfd else "")]
     # BIRD sends multihop BFD with an ordinary TTL of 64, FRR with 255.
-    timers = {**FAST, "minimum_ttl": 60 if router == "bird" else 250}
+    timers = {**CALM, "minimum_ttl": 60 if router == "bird" else 250}
     agent.routes, agent.timers = [{"prefix": V4}, {"prefix": V6}], [timers]
     agent.apply()
     agent.wait_established()
@@ -136,7 +141,7 @@ def test_hold_time_zero_needs_no_keepalives(lab: Lab, router: str) -> None:
     until("the route is there", lambda: V4 in there.routes())
     assert agent.tell()["status"][0]["hold_time"] == 0
     time.sleep(4)
-    assert agent.state() == "Established"
+    assert [h["name"] for h in agent.tell()["history"] if "session" in h["name"]] == ["sessionUp"]
 
 
 @pytest.mark.parametrize("router", ["frr", "bird", "gobgp", "exabgp"])
@@ -160,11 +165,11 @@ def test_killed_announcer_keeps_its_routes_with_graceful_restart(lab: Lab, route
     there = ROUTERS[router](lab, Session(graceful_restart=True))
     there.start()
     agent = Agent(lab)
-    agent.peers = [peer("ipv4", graceful_restart=15)]
+    agent.peers = [peer("ipv4", graceful_restart=60)]
     agent.routes = [{"prefix": V4}]
     agent.apply()
     until("the route is there", lambda: V4 in there.routes())
-    time.sleep(0.5)  # let the End-of-RIB arrive
+    time.sleep(2)  # let the End-of-RIB arrive
     agent.process.kill()
     agent.process.wait()
     for _ in range(20):
@@ -191,6 +196,25 @@ def test_killed_announcer_loses_its_routes_without_graceful_restart(lab: Lab, ro
     until("the route is gone", lambda: V4 not in there.routes())
 
 
+def pulled(lab: Lab, agent: Agent) -> tuple[float, dict[str, Any]]:
+    """Pull the cable while BFD is up: seconds until we saw it, and how it is told.
+
+    On a machine that stands still BFD may have ended the session just before; then it is tried once more.
+    """
+    for _ in range(3):
+        until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
+        time.sleep(0.5)
+        start = time.monotonic()
+        lab.cable(up=False)
+        # Nothing can come up from here on.
+        until("BFD is down", lambda: agent.tell()["status"][0]["bfd"] != "UP")
+        for h in agent.tell()["history"]:
+            if h["name"] == "bfdDown" and h["at"] > start:
+                return h["at"] - start, h
+        lab.cable(up=True)
+    raise AssertionError("BFD did not stay up for half a second, three times")
+
+
 @pytest.mark.parametrize("router", ["frr", "bird"])
 @pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
 def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
@@ -203,25 +227,49 @@ def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
     agent.wait_established()
     until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
     until("the route is there", lambda: V4 in there.routes())
-    time.sleep(0.5)
-    lab.cable(up=False)
-    pulled = time.monotonic()
-    until("the router dropped the route", lambda: V4 not in there.routes(), 3)
-    until("we saw it, too", lambda: any(h["name"] == "sessionDown" for h in agent.tell()["history"]), 3)
-    down = next(h for h in agent.tell()["history"] if h["name"] == "bfdDown")
-    took = down["at"] - pulled
+    took, _ = pulled(lab, agent)
+    until("the router dropped the route", lambda: V4 not in there.routes(), 30)
+    until("we saw it, too", lambda: any(h["name"] == "sessionDown" for h in agent.tell()["history"]), 30)
     print(f"pulled to seen, 3 x 50 ms: {took * 1000:.0f} ms")
-    assert took < 2, "not by the hold time"
+    assert took < 15, "not by the hold time"
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize("router", ["frr", "bird"])
+def test_how_soon_a_pulled_cable_is_seen(lab: Lab, router: str) -> None:
+    """BFD 50 ms x 3: at most half a second, on both sides; five times."""
+    there = ROUTERS[router](lab, Session(bfd_ms=50))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer("ipv4", bfd_profile="fast")]
+    agent.routes, agent.timers = [{"prefix": V4}], [FAST]
+    agent.apply()
+    ours, theirs = [], []
+    for _ in range(5):
+        agent.wait_established()
+        until("the route is there", lambda: V4 in there.routes())
+        took, down = pulled(lab, agent)
+        cut = down["at"] - took
+        until("the router dropped the route", lambda: V4 not in there.routes(), 30, 0.0)
+        ours.append(took)
+        theirs.append(time.monotonic() - cut)
+        lab.cable(up=True)
+    for who, seconds in (("we", ours), (router, theirs)):
+        met = "met    " if max(seconds) <= 0.5 else "NOT MET"
+        print(f"{met} pulled cable, BFD 50 ms x 3: seen by {who}, worst, s: {max(seconds):.2f}, at most 0.5")
+    assert max(ours + theirs) <= 0.5
 
 
 @pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
 def test_bfd_echo_both_ways(lab: Lab, transport: str) -> None:
-    there = ROUTERS["frr"](lab, Session(transport=transport, bfd_ms=300, echo_ms=50))
+    there = ROUTERS["frr"](lab, Session(transport=transport, bfd_ms=300, bfd_multiplier=60, echo_ms=50))
     lab.forward(lab.ours, lab.router)
     there.start()
     agent = Agent(lab)
     agent.peers = [peer(transport, bfd_profile="fast")]
-    slow = {**FAST, "receive_interval_ms": 1000, "transmit_interval_ms": 1000, "echo_mode": True}
+    # Echoes may stay away for three seconds: as long as this machine may stand still.
+    slow = {**FAST, "receive_interval_ms": 5000, "transmit_interval_ms": 5000, "detect_multiplier": 60}
+    slow["echo_mode"] = True
     agent.routes, agent.timers = [{"prefix": V4}], [slow]
     agent.apply()
     agent.wait_established()
@@ -229,23 +277,21 @@ def test_bfd_echo_both_ways(lab: Lab, transport: str) -> None:
     until("the route is there", lambda: V4 in there.routes())
     counters = there.ask("show bfd peers counters json")[0]
     time.sleep(2)
-    later = there.ask("show bfd peers counters json")[0]
-    assert later["echo-packet-input"] > counters["echo-packet-input"], "FRR's own echoes come back to it"
-    told = agent.tell()
-    # FRR may make its session anew while BGP comes up; no side may have missed echoes.
-    assert not [h for h in told["history"] if "echo" in h["reason"]]
-    echo = told["status"][0]["bfd_echo"]
-    assert echo["received"] >= echo["sent"] - 3
-    lab.cable(up=False)
-    pulled = time.monotonic()
     until(
-        "the lost echoes were seen",
-        lambda: any(h["name"] == "bfdDown" and h["at"] > pulled for h in agent.tell()["history"]),
-        5,
+        "FRR's own echoes come back to it",
+        lambda: there.ask("show bfd peers counters json")[0]["echo-packet-input"] > counters["echo-packet-input"],
     )
-    down = next(h for h in agent.tell()["history"] if h["name"] == "bfdDown" and h["at"] > pulled)
+
+    def all_returned() -> bool:
+        echo = agent.tell()["status"][0]["bfd_echo"]
+        return bool(echo["received"] >= echo["sent"] - 3)
+
+    until("all but those under way are back", all_returned)
+    # FRR may make its session anew while BGP comes up; no side may have missed echoes.
+    assert not [h for h in agent.tell()["history"] if "echo" in h["reason"]]
+    took, down = pulled(lab, agent)
     assert down["reason"] == "echo failed"
-    assert down["at"] - pulled < 2, "control packets alone would have taken three seconds"
+    assert took < 10, "control packets alone would have taken minutes"
 
 
 @pytest.mark.parametrize("router", ["frr", "bird", "gobgp"])
@@ -259,10 +305,15 @@ def test_both_dial_and_one_connection_stays(lab: Lab, router: str, identifier: s
     agent.apply()
     agent.wait_established()
     until("the route is there", lambda: V4 in there.routes())
+
+    def one() -> bool:
+        """Established, with one connection."""
+        shown = lab.in_router("ss", "-tnH", "state", "established").splitlines()
+        return agent.state() == "Established" and len([line for line in shown if ":179" in line]) == 1
+
+    until("one connection is left", one)
     time.sleep(3)
-    assert agent.state() == "Established"
-    connections = [line for line in lab.in_router("ss", "-tnH", "state", "established").splitlines() if ":179" in line]
-    assert len(connections) == 1
+    assert one(), "and it stays"
 
 
 @pytest.mark.parametrize("router", list(ROUTERS))
@@ -298,14 +349,14 @@ def test_an_ordered_stop_tells_the_operator_why(lab: Lab, router: str) -> None:
     agent.peers, agent.routes = [peer("ipv4")], [{"prefix": V4}]
     agent.apply()
     until("the route is there", lambda: V4 in there.routes())
-    agent.order(leave_wait=4.0)  # one second in truth
+    agent.order(leave_wait=8.0)  # one second in truth
     agent.order(stop="node maintenance")
     until(
         "GRACEFUL_SHUTDOWN was seen",
         lambda: V4 in (seen := there.routes()) and {"65535:0", "gracefulShutdown"} & set(seen[V4].communities),
-        4,
+        8,
     )
-    agent.process.wait(10)
+    agent.process.wait(30)
     assert agent.process.returncode == 0
     until("the route is gone", lambda: V4 not in there.routes())
     until("the reason was shown", lambda: "node maintenance" in there.heard())

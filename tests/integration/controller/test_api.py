@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from metallb_common.kube.events import BURST
+from metallb_common.kube.events import BURST, REFILL
 from tests.controller_lab import MAPS, NAMESPACE, ORIGINAL_RIGHTS, OUR_RIGHTS, Lab, Start, lab, only, wait
 
 POOLS = """
@@ -111,7 +111,7 @@ def test_a_service_that_is_edited_without_end_makes_a_handful_of_events(here: La
     process = start()
     here.create("web")
     wait(lambda: here.ip("web"))
-    path = "/api/v1/namespaces/default/services/web"
+    path, begin = "/api/v1/namespaces/default/services/web", time.monotonic()
     for i in range(60):  # two wishes that cannot be met, in turn, and two that can
         pools = ("nowhere", "other", "elsewhere", "default")
         here.server.merge(path, {"metadata": {"annotations": {"metallb.universe.tf/address-pool": pools[i % 4]}}})
@@ -121,7 +121,8 @@ def test_a_service_that_is_edited_without_end_makes_a_handful_of_events(here: La
     wait(lambda: not process.status()["services"]["writes_pending"])
     items = here.server.get("/api/v1/namespaces/default/events")["items"]
     told = [e for e in items if e["involvedObject"]["name"] == "web"]
-    assert 4 <= len(told) <= 11, [e["message"] for e in told]
+    most = BURST + 1 + (time.monotonic() - begin) / REFILL
+    assert 4 <= len(told) <= most, [e["message"] for e in told]
     assert len({(e["reason"], e["message"]) for e in told}) == len(told), "equal events are one object"
 
 
@@ -232,9 +233,9 @@ def test_the_accepted_config_is_written_again_whoever_deletes_it(here: Lab, star
             here.configure(user)
             wait(lambda: process.metric("metallb_k8s_client_config_stale_bool") == (user == bad))  # noqa: B023
             here.server.delete(ACCEPTED)
-            wait(lambda: accepted(here).get("data") == {"config": POOLS}, 5)
+            wait(lambda: accepted(here).get("data") == {"config": POOLS})
             here.server.merge(ACCEPTED, {"data": {"config": bad}})
-            wait(lambda: accepted(here).get("data") == {"config": POOLS}, 5)
+            wait(lambda: accepted(here).get("data") == {"config": POOLS})
         assert [o["uid"] for o in accepted(here)["metadata"]["ownerReferences"]] == [first]
         process.stop()
     with deployment(here) as second:
@@ -341,11 +342,11 @@ def test_the_api_server_restarts(here: Lab, start: Start) -> None:
     time.sleep(2.0)
     assert process.page("/livez") == "ok\n"
     if late:
-        assert late.page("/livez") == "ok\n"
+        wait(lambda: late.page("/livez") == "ok\n")
         assert late.page("/readyz") == "no answer from the API server yet\n"
     here.server.start_api()
     here.create("after")
-    wait(lambda: here.ip("after"), 30)
+    wait(lambda: here.ip("after"))
     assert here.ip("before") == ip
     states = {"leading", "standing by"} if late else {"leading"}
     wait(lambda: {p.status().get("state") for p in (process, late) if p} == states)
@@ -370,7 +371,7 @@ def test_history_is_compacted_while_nobody_watches(here: Lab, start: Start) -> N
     here.server.stop_api()
     here.server.start_api()
     process.process.send_signal(signal.SIGCONT)
-    assert wait(lambda: here.ip("new"), 40) == freed  # it learnt of the deletion, too
+    assert wait(lambda: here.ip("new")) == freed  # it learnt of the deletion, too
     assert any("compacted" in line.get("msg", "") for line in process.lines())
 
 
@@ -379,15 +380,16 @@ def pause_etcd(here: Lab, start: Start, seconds: float) -> None:
     process = start()
     for i in range(20):
         here.create(f"s{i}")
+    wait(lambda: process.page("/livez") == "ok\n")
     here.server.pause_etcd()
     time.sleep(seconds)
     assert process.page("/livez") == "ok\n"
     here.server.resume_etcd()
-    wait(here.all_have_addresses, 60)
+    wait(here.all_have_addresses)
     given = here.addresses()
     assert len(set(given.values())) == len(given)
     here.create("after")
-    wait(lambda: here.ip("after"), 30)
+    wait(lambda: here.ip("after"))
 
 
 def test_etcd_hangs(here: Lab, start: Start) -> None:
@@ -413,7 +415,7 @@ def test_a_server_that_can_do_little(rights: str) -> None:
             small.create(f"s{i}")
         small.configure("address-pools:\n- {name: p, protocol: layer2, addresses: [10.0.0.0/24]}\n")
         process = Start(small, rights)()
-        wait(small.all_have_addresses, 60)
+        wait(small.all_have_addresses, 120)
         given = small.addresses()
         assert len(set(given.values())) == 150
         assert (process.metric("metallb_k8s_client_update_errors_total") or 0) > 0, "no 429 was met"
@@ -423,7 +425,7 @@ def test_a_server_that_can_do_little(rights: str) -> None:
             return {e["message"] for e in items if e["reason"] == "IPAllocated"}
 
         # An event that was refused is sent later.
-        wait(lambda: {f'Assigned IP ["{ips[0]}"]' for ips in given.values()} <= told(), 60, 0.5)
+        wait(lambda: {f'Assigned IP ["{ips[0]}"]' for ips in given.values()} <= told(), 120, 0.5)
         process.process.send_signal(signal.SIGSTOP)
         small.server.stop_api()  # ends the frozen controller's watches
         small.server.start_api()
@@ -431,6 +433,6 @@ def test_a_server_that_can_do_little(rights: str) -> None:
         small.server.merge("/api/v1/namespaces/default/services/more", {"metadata": {"labels": {"a": "b"}}})
         small.server.compact()
         process.process.send_signal(signal.SIGCONT)
-        wait(lambda: small.ip("more"), 40)
+        wait(lambda: small.ip("more"))
         assert any("compacted" in line.get("msg", "") for line in process.lines())
         assert {k: v for k, v in small.addresses().items() if k != "default/more"} == given

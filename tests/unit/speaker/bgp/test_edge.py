@@ -36,7 +36,7 @@ class Bench:
         self.turn(20)
 
     def answer(self, key: str) -> socket.socket:
-        self.listeners[key].settimeout(5)
+        self.listeners[key].settimeout(30)
         call, _ = self.listeners[key].accept()
         call.sendall(settings_b(peer_asn=64512).open().encode() + KEEPALIVE)
         return call
@@ -87,7 +87,7 @@ def test_the_last_word_reaches_a_peer_whose_packets_gtsm_refuses(version: int) -
     with socket.create_server((host, 0), family=family) as listener:
         ours = tcp.dial(ipaddress.ip_address(host), listener.getsockname()[1], source="", password="", gtsm=True)
         theirs, _ = listener.accept()
-        theirs.settimeout(10)
+        theirs.settimeout(30)
         if version == 4:
             theirs.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
         else:
