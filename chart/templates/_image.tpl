@@ -1,5 +1,10 @@
 {{/* Which image runs, and how it is pulled. Argument everywhere: {root, component}, component controller or speaker. */}}
 
+{{/* Argument: component. The repository of our image; `make package` puts the registry of a release in here. */}}
+{{- define "metallb.image.default" -}}
+localhost/metallb/{{ . }}
+{{- end -}}
+
 {{/* Non-empty when the values name the original's image. It has other flags and containers, so it means "the default":
      many people copied all of the original's default values into a file of theirs. A bare metallb/controller is the
      original's on Docker Hub; with a registry of the user's it is what that registry has. */}}
@@ -10,10 +15,13 @@
 {{- if or $named (and $bare (empty .root.Values.global.imageRegistry)) -}}true{{- end -}}
 {{- end -}}
 
-{{/* Non-empty when the tag is one of the original's: our versions begin with 1. */}}
+{{/* Non-empty when the tag is one of the original's: our versions begin with 1. In a repository of the user's own,
+     whatever tag there is means what the user made it. */}}
 {{- define "metallb.image.isOriginalTag" -}}
 {{- $image := (index .root.Values .component).image -}}
-{{- if or (include "metallb.image.isOriginal" .) (regexMatch `^v0\.[0-9]+(\.[0-9]+)?$` (toString ($image.tag | default ""))) -}}true{{- end -}}
+{{- $old := regexMatch `^v0\.[0-9]+(\.[0-9]+)?$` (toString ($image.tag | default "")) -}}
+{{- $known := list "" (include "metallb.image.default" .component) (printf "metallb/%s" .component) -}}
+{{- if or (include "metallb.image.isOriginal" .) (and $old (has ($image.repository | default "") $known)) -}}true{{- end -}}
 {{- end -}}
 
 {{- define "metallb.image.tag" -}}
@@ -28,7 +36,7 @@
 {{- define "metallb.image" -}}
 {{- $image := (index .root.Values .component).image -}}
 {{- $original := include "metallb.image.isOriginal" . -}}
-{{- $repository := ternary (printf "localhost/metallb/%s" .component) $image.repository (or (ne $original "") (empty $image.repository)) -}}
+{{- $repository := ternary (include "metallb.image.default" .component) $image.repository (or (ne $original "") (empty $image.repository)) -}}
 {{- with .root.Values.global.imageRegistry -}}
 {{- $parts := splitList "/" $repository -}}
 {{- $first := first $parts -}}
