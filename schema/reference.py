@@ -38,7 +38,9 @@ address-pools:
   key.
 - Where text is wanted, a number or a boolean without quotes counts as the text that it is written as: `name: 0123` is
   the name 0123. In the chart's values it does not: Helm turns `0123` into 83 and `yes` into `true` before anybody else
-  sees them, so the chart refuses such a value and asks for quotes.
+  sees them, so the chart refuses such a value and asks for quotes. Helm's reader also keeps the last of two equal keys,
+  drops YAML tags, and reads the first document of a file only, all without a word: what is refused or warned about
+  elsewhere, the chart cannot see. `metallb-config check` of the document sees it.
 - Whole numbers are whole numbers: `my-asn: 1.10` is refused, it does not mean 1.
 - Only the first YAML document counts, and only the key `config`; anything beside them is warned about.
 - An address with bits set after the prefix, such as 192.0.2.200/24, means the whole network 192.0.2.0/24. That is

@@ -39,6 +39,20 @@ runtimeClassName: {{ . | quote }}
 {{- toYaml (ternary . (omit . "rollingUpdate") (eq (.type | default "RollingUpdate") "RollingUpdate")) -}}
 {{- end -}}
 
+{{/* Argument: {root, component, constraints}. The constraints; one without a selector, which would count no pod, counts
+     those of the component. */}}
+{{- define "metallb.pod.spread" -}}
+{{- $labels := include "metallb.selectorLabels" . -}}
+{{- $constraints := list -}}
+{{- range .constraints -}}
+{{- $constraint := omit . "labelSelector" -}}
+{{- $selector := .labelSelector -}}
+{{- if kindIs "invalid" $selector }}{{ $selector = dict "matchLabels" (fromYaml $labels) }}{{ end -}}
+{{- $constraints = append $constraints (set $constraint "labelSelector" $selector) -}}
+{{- end -}}
+{{- toYaml $constraints -}}
+{{- end -}}
+
 {{/* Argument: {probe, path}. One probe of the metrics port. */}}
 {{- define "metallb.pod.probe" -}}
 httpGet:

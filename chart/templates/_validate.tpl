@@ -7,6 +7,8 @@
 {{- include "metallb.validate.ranges" . -}}
 {{- include "metallb.validate.advertisements" . -}}
 {{- include "metallb.validate.peers" . -}}
+{{- include "metallb.validate.disruption" . -}}
+{{- include "metallb.validate.objects" . -}}
 {{- include "metallb.validate.values" . -}}
 {{- end -}}
 
@@ -138,20 +140,41 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- toJson $names -}}
 {{- end -}}
 
-{{/* Argument: a duration as Go writes it. Milliseconds, as a number in text. */}}
+{{/* Argument: a duration as Go writes it. Milliseconds, as a number in text: no more than an integer holds. */}}
 {{- define "metallb.validate.milliseconds" -}}
 {{- $factors := dict "ns" 0.000001 "us" 0.001 "µs" 0.001 "μs" 0.001 "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 -}}
 {{- $sum := 0.0 -}}
 {{- range regexFindAll `[0-9.]+(ns|us|µs|μs|ms|s|m|h)` . -1 -}}
 {{- $unit := regexFind `[^0-9.]+$` . -}}
-{{- $sum = addf $sum (mulf (float64 (trimSuffix $unit .)) (get $factors $unit)) -}}
+{{- $number := trimSuffix $unit . -}}
+{{- /* More digits than these, and float64 would say 0 at last. */ -}}
+{{- if regexMatch `^0*[1-9][0-9]{17}` $number }}{{ $number = "1e18" }}{{ end -}}
+{{- $sum = addf $sum (mulf (float64 $number) (get $factors $unit)) -}}
 {{- end -}}
-{{- $sum -}}
+{{- minf $sum 1e15 -}}
 {{- end -}}
 
 {{/* Argument: a duration. Whole seconds, as a number in text. */}}
 {{- define "metallb.validate.seconds" -}}
 {{- div (include "metallb.validate.milliseconds" . | float64 | int64) 1000 -}}
+{{- end -}}
+
+{{/* Argument: a list of selectors. JSON of the requirements of each, the same however they are written. */}}
+{{- define "metallb.validate.selectors" -}}
+{{- $selectors := list -}}
+{{- range . -}}
+{{- $requirements := list -}}
+{{- range $label, $value := get . "match-labels" | default dict -}}
+{{- $requirements = append $requirements (toJson (list $label "In" (list (default "" $value)))) -}}
+{{- end -}}
+{{- range get . "match-expressions" | default list -}}
+{{- $values := list -}}
+{{- range get . "values" | default list }}{{ $values = append $values (default "" .) }}{{ end -}}
+{{- $requirements = append $requirements (toJson (list (get . "key") (get . "operator") ($values | uniq | sortAlpha))) -}}
+{{- end -}}
+{{- $selectors = append $selectors (sortAlpha $requirements) -}}
+{{- end -}}
+{{- toJson $selectors -}}
 {{- end -}}
 
 {{/* Argument: a peer. What it says but for its name, the same however addresses, times and defaults are written. */}}
@@ -172,6 +195,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- with get $meaning "password-secret" -}}
 {{- $_ := set $meaning "password-secret" (dict "name" (get . "name") "key" (get . "key" | default "password")) -}}
 {{- end -}}
+{{- with get $meaning "node-selectors" }}{{ $_ := set $meaning "node-selectors" (include "metallb.validate.selectors" .) }}{{ end -}}
 {{- with get $meaning "address-families" }}{{ $_ := set $meaning "address-families" (sortAlpha .) }}{{ end -}}
 {{- $restart := get . "graceful-restart" -}}
 {{- $time := "15s" -}}
@@ -251,13 +275,66 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end -}}
 {{- end -}}
 
+{{/* How pods of the controller are replaced and evicted: somebody must be allowed to go. */}}
+{{- define "metallb.validate.disruption" -}}
+{{- $controller := .root.Values.controller -}}
+{{- $budget := $controller.podDisruptionBudget | default dict -}}
+{{- $minimum := $budget.minAvailable -}}
+{{- $maximum := $budget.maxUnavailable -}}
+{{- if and (not (kindIs "invalid" $minimum)) (not (kindIs "invalid" $maximum)) }}
+controller.podDisruptionBudget: minAvailable and maxUnavailable are both set (keep one)
+{{- else if and $controller.enabled $budget.enabled (gt (int $controller.replicas) 0) }}
+{{- $stay := toString (default 0 $minimum) }}
+{{- $kept := int $stay }}
+{{- if hasSuffix "%" $stay }}
+{{- $kept = div (add (mul (int $controller.replicas) (trimSuffix "%" $stay | int)) 99) 100 }}
+{{- end }}
+{{- if ge (int $kept) (int $controller.replicas) }}
+controller.podDisruptionBudget.minAvailable: {{ $stay }} of {{ int $controller.replicas }} pods must stay: draining their node would never end (raise controller.replicas, or set maxUnavailable: 1 in its place)
+{{- else if and (not (kindIs "invalid" $maximum)) (has (toString $maximum) (list "0" "0%")) }}
+controller.podDisruptionBudget.maxUnavailable: no pod may ever go: draining its node would never end (set it to 1)
+{{- end }}
+{{- end }}
+{{- $strategy := $controller.strategy | default dict }}
+{{- $steps := $strategy.rollingUpdate | default dict }}
+{{- $rolls := eq ($strategy.type | default "RollingUpdate") "RollingUpdate" }}
+{{- if and $rolls (has (toString $steps.maxSurge) (list "0" "0%")) (has (toString $steps.maxUnavailable) (list "0" "0%")) }}
+controller.strategy.rollingUpdate: maxSurge and maxUnavailable are both 0: no pod could be replaced (raise one of them)
+{{- end }}
+{{- end -}}
+
+{{/* Names that the values give to objects: each belongs to one of its kind. */}}
+{{- define "metallb.validate.objects" -}}
+{{- $root := .root -}}
+{{- $values := $root.Values -}}
+{{- $accepted := include "metallb.acceptedConfigName" $root -}}
+{{- $dashboard := printf "%s-dashboard" (include "metallb.fullname" $root) -}}
+{{- $theirs := toString $values.existingConfigMap -}}
+{{- if eq $theirs $accepted }}
+existingConfigMap: {{ $accepted | quote }} is where the controller keeps what it has accepted (choose another name for yours)
+{{- else if and $values.prometheus.grafanaDashboard.enabled (eq $theirs $dashboard) }}
+existingConfigMap: {{ $dashboard | quote }} is the ConfigMap of the dashboard (choose another name for yours)
+{{- end }}
+{{- $passwords := include "metallb.peerSecretName" $root -}}
+{{- if (include "metallb.config.split" $root | fromJson).passwords -}}
+{{- if eq (toString $values.speaker.secretName) $passwords }}
+speaker.secretName: {{ $passwords | quote }} is the Secret into which the passwords of configInline are moved (choose another name)
+{{- end }}
+{{- range $i, $peer := get $values.configInline "peers" }}
+{{- if eq (get (get $peer "password-secret" | default dict) "name" | toString) $passwords }}
+configInline.peers[{{ $i }}].password-secret.name: {{ $passwords | quote }} is the Secret into which the passwords of other peers are moved (choose another name)
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $name := include "metallb.controller.serviceAccountName" $root -}}
+{{- if and $values.controller.enabled $values.speaker.enabled $values.controller.serviceAccount.create $values.speaker.serviceAccount.create (eq $name (include "metallb.speaker.serviceAccountName" $root)) }}
+speaker.serviceAccount.name: {{ $name | quote }} is the controller's too, and both are to be created (give each its own; or set create: false for one)
+{{- end }}
+{{- end -}}
+
 {{/* Values that contradict each other. */}}
 {{- define "metallb.validate.values" -}}
 {{- $values := .root.Values -}}
-{{- $budget := $values.controller.podDisruptionBudget | default dict -}}
-{{- if and (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "invalid" $budget.maxUnavailable)) }}
-controller.podDisruptionBudget: minAvailable and maxUnavailable are both set (keep one)
-{{- end }}
 {{- $name := include "metallb.fullname" .root }}
 {{- if not (regexMatch `^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$` $name) }}
 {{ ternary "fullnameOverride" "nameOverride" (not (empty $values.fullnameOverride)) }}: {{ $name | quote }} is no name of an object (use lower-case letters, digits and dashes; fullnameOverride takes the place of the whole name)
@@ -267,5 +344,8 @@ speaker.memberlist.mlBindPort: {{ int $values.speaker.memberlist.mlBindPort }} i
 {{- end }}
 {{- if and $values.alsoClassless (empty $values.loadBalancerClass) }}
 alsoClassless: it says nothing without loadBalancerClass (set loadBalancerClass, or remove it: Services without a class are served then)
+{{- end }}
+{{- if ($values.speaker.securityContext | default dict).runAsNonRoot }}
+speaker.securityContext.runAsNonRoot: the container with the raw sockets is root, without any right but these (remove it; the other container is not root)
 {{- end }}
 {{- end -}}

@@ -29,8 +29,6 @@ QUOTE = {
 UNSEEN = {
     "second-document",
     "duplicate-key",
-    "root-not-a-mapping",
-    "root-text",
     "tag",
 }
 
