@@ -59,6 +59,14 @@ MONITOR = {"prometheus.podMonitor.enabled": True}
 RULE = {"prometheus.prometheusRule.enabled": True}
 POOLS = {"address-pools": [{"name": "a", "protocol": "layer2", "addresses": ["192.0.2.0/24"]}]}
 
+#: Prometheus' labels, unlike Kubernetes', hold any text: of any length, and templates of Prometheus' own.
+ALERT_LABELS = {
+    "severity": "info",
+    "team": "Network Ops",
+    "runbook_url": "https://wiki.example.com/lb?alert=stale#what-to-do-when-the-configuration-is-not-taken",
+    "where": "{{ $labels.instance }}",
+}
+
 CASES: dict[str, Case] = {
     "imagePullSecrets": (
         [{"name": "x"}],
@@ -161,10 +169,10 @@ CASES: dict[str, Case] = {
         "p",
     ),
     "prometheus.prometheusRule.addressPoolUsage.thresholds": (
-        [{"percent": 60, "labels": {"severity": "info"}}],
+        [{"percent": 60, "labels": ALERT_LABELS}],
         RULE,
         lambda f: [(r["alert"], r["labels"]) for r in rules(f) if "Usage" in r["alert"]],
-        [("MetalLBAddressPoolUsage60Percent", {"severity": "info"})],
+        [("MetalLBAddressPoolUsage60Percent", ALERT_LABELS)],
     ),
     "prometheus.prometheusRule.addressPoolUsage.enabled": (
         False,
@@ -213,10 +221,10 @@ for key, name in {
 }.items():
     CASES[f"prometheus.prometheusRule.{key}.enabled"] = (False, RULE, lambda f, n=name: alert(f, n), {})
     CASES[f"prometheus.prometheusRule.{key}.labels"] = (
-        {"severity": "page"},
+        ALERT_LABELS,
         RULE,
         lambda f, n=name: alert(f, n)["labels"],
-        {"severity": "page"},
+        ALERT_LABELS,
     )
 for component, kind, workload in (("controller", "Deployment", deployment), ("speaker", "DaemonSet", daemonset)):
     own: Callable[[list[Object]], Object] = lambda f, w=workload, c=component: container(w(f), c)  # noqa: E731

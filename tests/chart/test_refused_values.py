@@ -41,16 +41,90 @@ def test_a_dns_policy_without_the_settings_that_it_needs() -> None:
     assert "Default, ClusterFirst or ClusterFirstWithHostNet" in refusal("speaker.dnsPolicy", "None")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("controller.image.repository", "registry.example.com/me/ctl:v1", "tag and digest have keys of their own"),
+        ("controller.image.repository", "registry.example.com/Me/ctl", "a repository such as"),
+        ("speaker.image.repository", "https://registry.example.com/ctl", "a repository such as"),
+        ("speaker.image.repository", f"a/b@sha256:{'0' * 64}", "tag and digest have keys of their own"),
+        ("controller.image.tag", "a b", "a tag: letters, digits"),
+        ("speaker.image.tag", ":v1", "a tag: letters, digits"),
+        ("global.imageRegistry", "registry.example.com/Lb", "in lower case"),
+        ("controller.strategy.type", "OnDelete", "RollingUpdate or Recreate"),
+        ("controller.strategy.maxSurge", 1, "it is rollingUpdate.maxSurge"),
+        ("speaker.updateStrategy.type", "Recreate", "RollingUpdate or OnDelete"),
+        ("speaker.updateStrategy.rollingUpdate.maxSurge", 1, "holds the host\\'s ports"),
+        ("speaker.updateStrategy.rollingUpdate.maxUnavailable", 0, "a whole number from 1"),
+        ("speaker.updateStrategy.rollingUpdate.maxUnavailable", "0%", "a percentage such as 10%"),
+        ("controller.securityContext.runAsNonroot", True, "it is spelt runAsNonRoot"),
+        ("controller.securityContext.readOnlyRootFilesystem", True, "it belongs to containers"),
+        ("speaker.securityContext.runAsUser", "0", "a number from 0"),
+        ("speaker.securityContext.seccompProfile.type", "Default", "RuntimeDefault, Localhost or Unconfined"),
+        ("controller.affinity.antiAffinity", {}, "it is spelt podAntiAffinity"),
+        ("prometheus.prometheusRule.staleConfig.labels", {"runbook-url": "x"}, "labels of Prometheus"),
+        ("prometheus.prometheusRule.staleConfig.labels.tier", 1, "in quotes"),
+    ],
+)
+def test_what_the_api_server_or_the_kubelet_would_refuse(key: str, value: Any, told: str) -> None:
+    assert told in refusal(key, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("controller.securityContext.sysctl", []),
+        ("speaker.securityContext.seccompProfile.profile", "x"),
+        ("controller.strategy.rolling", {}),
+        ("speaker.updateStrategy.rollingUpdate.partition", 1),
+        ("controller.affinity.nodes", {}),
+    ],
+)
+def test_a_key_that_kubernetes_does_not_have(key: str, value: Any) -> None:
+    told = template(nested(key, value))
+    assert told.returncode != 0, "rendered"
+    parent, _, last = key.rpartition(".")
+    assert f"at '/{parent.replace('.', '/')}': additional properties '{last}' not allowed" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("controller.image", {"repository": "registry.example.com:5000/a_b/c--d/ctl", "tag": "V1.0_rc-1"}),
+        ("controller.image", {"repository": "ctl", "tag": ""}),
+        ("controller.strategy", {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+        ("speaker.updateStrategy", {"type": "OnDelete"}),
+        ("speaker.updateStrategy", {"rollingUpdate": {"maxUnavailable": "100%"}}),
+        (
+            "controller.securityContext",
+            {
+                "appArmorProfile": {"type": "Localhost", "localhostProfile": "lb"},
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "runAsGroup": 1,
+                "seLinuxOptions": {"level": "s0:c1,c2"},
+                "supplementalGroups": [1, 2],
+                "supplementalGroupsPolicy": "Strict",
+                "sysctls": [{"name": "net.core.somaxconn", "value": "1"}],
+            },
+        ),
+    ],
+)
+def test_what_kubernetes_takes(key: str, value: Any) -> None:
+    assert template(nested(key, value)).returncode == 0
+
+
 @pytest.mark.parametrize("percentage", ["101%", "999%"])
 def test_more_than_all_pods(percentage: str) -> None:
     said = refusal("controller.podDisruptionBudget.minAvailable", percentage)
     assert "a percentage such as 50%" in said
 
 
-@pytest.mark.parametrize("percentage", ["0%", "50%", "100%"])
-def test_a_share_of_the_pods(percentage: str) -> None:
-    values = {"controller": {"podDisruptionBudget": {"enabled": True, "minAvailable": percentage}}}
-    assert template(values).returncode == 0
+@pytest.mark.parametrize(
+    ("key", "percentage"), [("minAvailable", "0%"), ("minAvailable", "50%"), ("maxUnavailable", "100%")]
+)
+def test_a_share_of_the_pods(key: str, percentage: str) -> None:
+    budget = {"enabled": True, key: percentage}
+    assert template({"controller": {"replicas": 2, "podDisruptionBudget": budget}}).returncode == 0
 
 
 #: In base64 a number of YAML's: 0610.
@@ -87,7 +161,7 @@ DIGITS: dict[str, Any] = {
         "podDisruptionBudget": {"enabled": True},
     },
     "speaker": {
-        "serviceAccount": {"name": "123"},
+        "serviceAccount": {"name": "1234"},
         "priorityClassName": "123",
         "runtimeClassName": "123",
         "secretName": "123",
