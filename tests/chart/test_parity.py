@@ -17,8 +17,8 @@ from tests.chart.tools import CHART, template
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 
-#: Kept for users' files and for parent charts; no template reads them.
-UNREAD = {"enabled", "speaker.frr.logLevel", "speaker.frr.image"}
+#: Kept for users' files and for parent charts; nothing that is rendered depends on them (NOTES tell of speaker.frr).
+UNREAD = {"enabled", "speaker.frr"}
 #: Whole maps and lists of the user's, which templates pass on.
 OPEN = re.compile(r"(labels|Labels|annotations|Annotations|securityContext|strategy|Strategy|configInline)$")
 
@@ -69,10 +69,6 @@ def schema_at(key: str) -> Any:
     return node
 
 
-def templates() -> str:
-    return "\n".join(p.read_text() for p in (CHART / "templates").rglob("*") if p.is_file())
-
-
 def test_every_value_is_in_the_schema(tally: Callable[[str, int], None]) -> None:
     tally("parity: values that schema, templates and README know", len(list(leaves(VALUES))))
     assert [key for key in leaves(VALUES) if schema_at(key) is None] == []
@@ -91,25 +87,62 @@ def test_every_key_of_the_schema_is_a_value() -> None:
     assert sorted(set(walk(SCHEMA, VALUES, "")) - {"speaker.frr.image.digest"}) == []
 
 
-def test_every_value_is_read_by_a_template() -> None:
-    """By its last step: helpers get the component's values and read the key there."""
-    text = templates()
-    unread = []
-    for key in leaves(VALUES):
-        if any(key == k or key.startswith(f"{k}.") for k in UNREAD):
-            continue
-        last = key.rpartition(".")[2]
-        if not re.search(rf'[.]{re.escape(last)}\b|"{re.escape(last)}"', text):
-            unread.append(key)
-    assert unread == []
+#: What Helm itself gives to a template.
+BUILT_IN = {
+    *("Values", "Chart", "Name", "Version", "AppVersion", "Files", "Get"),
+    *("Release", "Service", "Namespace", "Capabilities", "APIVersions", "Has"),
+}
+
+
+def actions(text: str) -> Iterator[str]:
+    """The actions of a template, in order, without comments; a text in one may hold braces."""
+    bare = re.sub(r"{{-? ?/[*].*?[*]/ ?-?}}", "", text, flags=re.DOTALL)
+    yield from re.findall(r"""{{-?((?:"(?:\\.|[^"\\])*"|`[^`]*`|[^"`])*?)-?}}""", bare)
+
+
+def reads(text: str) -> Iterator[str]:
+    """Dotted keys that a template reads by way of .Values, or of a variable that holds a part of it."""
+    held: dict[str, str] = {}
+    for action in actions(text):
+        bare = re.sub(r'"(?:\\.|[^"\\])*"|`[^`]*`', '""', action)
+        for variable, rest in re.findall(r"([$]\w*)((?:[.]\w+)+)", bare):
+            steps = rest[1:].split(".")
+            if variable in held:
+                yield ".".join(filter(None, [held[variable], *steps]))
+        for rest in re.findall(r"[.]Values((?:[.]\w+)+)", bare):
+            yield rest[1:]
+        assigned = re.match(
+            r"\s*([$]\w+) :?= (?:[$]\w*)?(?:[.]root)?[.]Values((?:[.]\w+)*)( [|] default dict)?\s*$", bare
+        )
+        if assigned:
+            held[assigned[1]] = assigned[2][1:]
+        for variable in re.findall(r"([$]\w+)[^$]* :?= ", bare):
+            if not (assigned and variable == assigned[1]):
+                held.pop(variable, None)
+
+
+def sources() -> list[str]:
+    return [p.read_text() for p in (CHART / "templates").rglob("*") if p.is_file()]
 
 
 def test_every_value_that_a_template_reads_is_there() -> None:
-    """`.Values.a.b` names a key of values.yaml: a misspelt one would silently be empty."""
+    """`.Values.a.b`, `$section.b`: a misspelt key would silently be empty."""
     known = set(keys(VALUES))
-    # nil-safe reads of whole sections, and Go template variables, end before their key
-    used = set(re.findall(r"[$]?[.]Values[.]([A-Za-z.]+[A-Za-z])", templates()))
+    used = {key for text in sources() for key in reads(text)}
+    assert len(used) > 80
     assert sorted(used - known) == []
+
+
+def test_every_field_that_a_template_reads_is_known() -> None:
+    """Inside `with` and helpers: a step of some value, an argument that a template passes, or Helm's own."""
+    thresholds = VALUES["prometheus"]["prometheusRule"]["addressPoolUsage"]["thresholds"]
+    steps = {step for key in keys(VALUES) for step in key.split(".")} | set(thresholds[0])
+    read, passed = set(), set()
+    for action in (a for text in sources() for a in actions(text)):
+        passed |= set(re.findall(r'"(\w+)"', action))
+        read |= set(re.findall(r"[.]([A-Za-z]\w*)", re.sub(r'"(?:\\.|[^"\\])*"|`[^`]*`', "", action)))
+    assert len(read) > 80
+    assert sorted(read - steps - passed - BUILT_IN) == []
 
 
 def test_every_value_is_described() -> None:
