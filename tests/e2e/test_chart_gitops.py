@@ -121,10 +121,12 @@ def state(lab: Cluster, manifest: str) -> dict[str, Any]:
 def test_flux_installs_changes_corrects_and_rolls_back(
     lab: Cluster, flux: Flux, times: int, tally: Callable[[str, int], None]
 ) -> None:
-    # Installation: the document's own example, but for where the chart and the images are.
+    # Installation: the document's own example, but for where the chart and the images are, and with a pool whose
+    # addresses can be reached here, or the chart's test would fail: the example's router is not there.
     repository, release = (o for o in gitops.examples() if o["kind"].startswith("Helm"))
     repository["spec"]["url"] = flux.repository
     del release["spec"]["values"]["global"]
+    release["spec"]["values"]["configInline"] |= product.layer2()
     lab.apply(repository, release)
     flux.ready()
     assert flux.condition("TestSuccess")["status"] == "True"

@@ -16,6 +16,7 @@ import yaml
 
 from tests.cluster import Cluster, toolchain
 from tests.e2e import product
+from tests.e2e.bird import Bird, config
 
 pytestmark = pytest.mark.cluster
 
@@ -74,6 +75,23 @@ def test_helm_test_fails_when_no_address_answers(lab: Cluster) -> None:
     told = lab.tool("helm", "test", "metallb", *N, "--logs", "--timeout", "120s", timeout=180, check=False)
     assert told.returncode != 0
     assert "no address after 50 s" in told.stdout + told.stderr
+
+
+@pytest.mark.root
+def test_helm_test_asks_the_speakers_whether_the_peer_has_the_route(lab: Cluster, tmp_path: Path) -> None:
+    """The node's own kube-proxy answers for the address all the while: without a peer the test must fail."""
+    test = ["test", "metallb", *N, "--timeout", "280s"]
+    router = Bird(lab, tmp_path)
+    try:
+        product.install(lab, config(router.address), peerPasswordSecrets=["locked"])
+        lab.tool("helm", *test, timeout=300)
+    finally:
+        lab.processes.forget("bird")
+    told = lab.tool("helm", *test, "--logs", timeout=300, check=False)
+    said = told.stdout + told.stderr
+    assert told.returncode != 0, said
+    assert "no announcement of 10.200.0.1 after 50 s" in said
+    assert f"no BGP session is up that carries it: {router.address} ({router.address}:179) is " in said
 
 
 def install_with_ct(lab: Cluster, folder: Path, files: list[str]) -> str:
