@@ -3,10 +3,14 @@
 #
 # From the environment, all optional:
 #   OUT              the folder to write to, in place of dist
+#   IMAGE_REGISTRY   where the images were pushed, as HOST/PATH: takes the place of localhost in the chart's defaults
+#   SOURCE_URL       where the sources are: home and sources of the chart
 #   CHART_URL        where that folder will be served from, for index.yaml (else its entries are relative)
+#   INDEX            an index.yaml with the packages before this one; none, if there is no such file
 #   SIGN_KEY         name of a GPG key: writes metallb-VERSION.tgz.prov too. With it:
 #   SIGN_KEYRING       its secret keyring in GnuPG's old format (gpg --export-secret-keys >FILE)
-#   SIGN_PASSPHRASE    a file with the passphrase (empty for a key without one)
+#   SIGN_SECRET      in place of both: the key itself (what gpg --export-secret-keys --armor prints)
+#   SIGN_PASSPHRASE  a file with the key's passphrase (empty for a key without one)
 #   PUSH             an OCI registry to push the package to, as oci://HOST/PATH
 #   PUSH_OPTIONS     further options of `helm push`, such as --plain-http or --ca-file FILE
 set -eu
@@ -17,18 +21,36 @@ helm=$(python3 tests/cluster/toolchain.py helm | awk '$1 == "helm" { print $2 }'
 out=${OUT:-dist}
 mkdir -p "$out"
 work=$(mktemp -d "$out/.package.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+private=$(mktemp -d)
+trap 'rm -rf "$work" "$private"' EXIT
 
-"$helm" lint --quiet --strict chart
+# A copy, so that nothing that a release writes into the chart gets into the tree.
+chart=$private/metallb
+cp -R chart "$chart"
+if [ -n "${IMAGE_REGISTRY:-}" ]; then
+	grep -rlZ localhost/metallb/ "$chart" | xargs -0 sed -i "s|localhost/metallb/|$IMAGE_REGISTRY/metallb/|g"
+fi
+if [ -n "${SOURCE_URL:-}" ]; then
+	printf 'home: %s\nsources:\n  - %s\n' "$SOURCE_URL" "$SOURCE_URL" >>"$chart/Chart.yaml"
+fi
+"$helm" lint --quiet --strict "$chart"
 
+if [ -n "${SIGN_SECRET:-}" ]; then
+	gpg=(gpg --homedir "$private" --batch --quiet)
+	SIGN_KEYRING=$private/secret.gpg
+	"${gpg[@]}" --dearmor <<<"$SIGN_SECRET" >"$SIGN_KEYRING"
+	SIGN_KEY=$("${gpg[@]}" --with-colons --show-keys "$SIGN_KEYRING" | awk -F: '$1 == "uid" { print $10; exit }')
+fi
 sign=()
 if [ -n "${SIGN_KEY:-}" ]; then
 	[ -r "${SIGN_KEYRING:-}" ] || { say "SIGN_KEY needs SIGN_KEYRING: gpg --export-secret-keys >FILE"; exit 1; }
 	sign=(--sign --key "$SIGN_KEY" --keyring "$SIGN_KEYRING")
-	[ -z "${SIGN_PASSPHRASE:-}" ] || sign+=(--passphrase-file "$SIGN_PASSPHRASE")
+	[ ! -s "${SIGN_PASSPHRASE:-}" ] || sign+=(--passphrase-file "$SIGN_PASSPHRASE")
 fi
-"$helm" package chart --destination "$work" "${sign[@]}" >/dev/null
-"$helm" repo index "$work" ${CHART_URL:+--url "$CHART_URL"}
+merge=()
+[ ! -e "${INDEX:-}" ] || merge=(--merge "$INDEX")
+"$helm" package "$chart" --destination "$work" "${sign[@]}" >/dev/null
+"$helm" repo index "$work" ${CHART_URL:+--url "$CHART_URL"} "${merge[@]}"
 
 # Moved when all is there: another run's reader never sees half a file.
 package=$out/$(basename "$work"/*.tgz)
