@@ -84,9 +84,11 @@ format: setup ## let ruff format and fix
 # --- what is generated and committed -------------------------------------------------------------
 
 GENERATED := schema manifests chart-docs
-.PHONY: generate verify
+.PHONY: generate verify verify-lock
 generate: $(GENERATED:%=generate-%) ## write everything that is generated and committed
-verify: $(GENERATED:%=verify-%) ## prove that everything generated is fresh
+verify: $(GENERATED:%=verify-%) verify-lock ## prove that everything generated is fresh
+verify-lock: ## the locks have every requirement, pinned, with hashes (no network: not whether newer ones exist)
+	@bash tests/lock.sh --check
 
 .PHONY: generate-schema verify-schema
 generate-schema: setup ## bundle schema/ into the chart and the images
