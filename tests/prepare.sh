@@ -8,7 +8,7 @@ if [ "$(id -u)" = 0 ]; then
 else
 	echo "prepare: not root: what needs network namespaces will be skipped, visibly" >&2
 fi
-python3 tests/cluster/toolchain.py helm helm-unittest kubeconform helm-docs containerd kubernetes helm4 chart-testing actionlint >/dev/null
+python3 tests/cluster/toolchain.py helm helm-unittest kubeconform helm-docs containerd kubernetes helm4 chart-testing actionlint prometheus-operator >/dev/null
 # Their test is skipped, visibly, where these cannot be had; in continuous integration that is a failure.
 python3 tests/cluster/toolchain.py argo-cd flux-source-controller flux-helm-controller >/dev/null ||
 	echo "prepare: without Flux and Argo CD: tests/e2e/test_chart_gitops.py will be skipped" >&2

@@ -199,6 +199,14 @@ MODULES: tuple[GoModule, ...] = (
         {},
         optional=True,
     ),
+    # Of the Prometheus Operator, too, only the schemas of its kinds are read.
+    GoModule(
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator",
+        "v0.85.0",
+        "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+        {},
+    ),
 )
 BY_NAME = {m.name: m for m in MODULES}
 BY_COMMAND = {c: m for m in MODULES for c in m.commands}

@@ -20,7 +20,8 @@ import yaml
 from tests.chart.tools import NAMESPACE, ROOT, VALUES, Object, objects, template
 from tests.cluster import toolchain
 from tests.cluster.client import KubeClient
-from tests.e2e import operator_kinds, product
+from tests.e2e import flux as gitops
+from tests.e2e import product
 
 pytestmark = pytest.mark.cluster
 
@@ -34,17 +35,15 @@ ADDED = {
 
 @pytest.fixture(scope="module")
 def kinds(kube: KubeClient) -> Iterator[KubeClient]:
-    """A cluster with the namespace, and with the Prometheus Operator's kinds unless it has them."""
+    """A cluster with the namespace, and with the Prometheus Operator's own kinds unless it has them."""
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    there = kube.kubectl("get", "crd", "-o", "name")
-    missing = [crd for crd in operator_kinds.DEFINITIONS if crd["metadata"]["name"] not in there]
-    names = [crd["metadata"]["name"] for crd in missing]
-    if missing:
-        kube.apply(*missing)
-        kube.kubectl("wait", "--for=condition=Established", "--timeout=30s", *[f"crd/{n}" for n in names])
+    folder = toolchain.source("prometheus-operator") / "example/prometheus-operator-crd"
+    plurals = ("podmonitors", "servicemonitors", "prometheusrules")
+    texts = [(folder / f"monitoring.coreos.com_{plural}.yaml").read_text() for plural in plurals]
+    made = gitops.define(kube, [yaml.safe_load(text) for text in texts])
     yield kube
-    if names:
-        kube.kubectl("delete", "crd", *names)
+    if made:
+        kube.kubectl("delete", "crd", *made)
 
 
 def decoded(text: str) -> list[Any]:
