@@ -112,9 +112,9 @@ def held(lab: Cluster, tmp_path: Path) -> Iterator[dict[str, list[str]]]:
     product.clean(lab)
 
 
-def upgrade(lab: Cluster, values: str, *options: str) -> None:
+def upgrade(lab: Cluster, values: str, *options: str, program: str = "helm") -> None:
     command = ["upgrade", "metallb", str(product.CHART), "-n", product.NAMESPACE, "-f", "-", *options]
-    lab.helm(*command, "--wait", "--timeout", "240s", input=values)
+    lab.tool(program, *command, "--wait", "--timeout", "240s", input=values, timeout=300)
 
 
 def now(lab: Cluster) -> dict[str, list[str]]:
@@ -163,15 +163,16 @@ def test_upgrade_in_place_and_back(lab: Cluster, held: dict[str, list[str]]) -> 
     assert len(client.broken) <= len(client.moves)
 
 
-def test_nothing_of_the_original_is_left_behind(lab: Cluster, held: dict[str, list[str]]) -> None:
-    """After the upgrade every object of the release is one that our chart renders."""
+@pytest.mark.parametrize("program", ["helm", "helm4"])
+def test_nothing_of_the_original_is_left_behind(lab: Cluster, held: dict[str, list[str]], program: str) -> None:
+    """After the upgrade every object is one that our chart renders; by Helm 4, too, of what Helm 3 made."""
     values = json.dumps({"configInline": product.layer2()})
     reuse = ["upgrade", "metallb", str(product.CHART), "-n", product.NAMESPACE, "--reuse-values", "-f", "-"]
-    told = lab.tool("helm", *reuse, input=values, check=False)
+    told = lab.tool(program, *reuse, input=values, check=False)
     assert told.returncode != 0, "took the old chart's defaults for ours"
     assert "use --reset-then-reuse-values" in told.stderr
     assert product.pods(lab, product.BY_HELM["speaker"])[0]["spec"]["containers"][0]["args"][0] == "--port=7472"
-    upgrade(lab, values, "--reset-then-reuse-values")
+    upgrade(lab, values, "--reset-then-reuse-values", program=program)
     labelled = lab.json("-n", product.NAMESPACE, "all,configmap,secret,serviceaccount,role,rolebinding", "-l",
                         "app.kubernetes.io/managed-by=Helm")["items"]  # fmt: skip
     assert {o["metadata"]["labels"]["helm.sh/chart"] for o in labelled} == {"metallb-1.0.0"}
