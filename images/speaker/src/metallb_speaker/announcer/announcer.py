@@ -272,8 +272,12 @@ class Announcer:
         addresses = group.addresses if group is not None and key in self.ownership.owned() else ()
         self.record.set("layer2", key, addresses, why, reason)
 
-    def _answered(self, key: str) -> bool | None:
-        """Whether layer 2 answers for a group of ours, or soon will on its own account; None: it is not ours."""
+    def _answered(self, name: str) -> bool | None:
+        """Whether layer 2 answers for a group of ours, or soon will on its own account; None: it is not ours.
+
+        `name` is its key, or an address of it.
+        """
+        key = self.ownership.key_of(name)
         if key not in self.ownership.owned():
             return None
         return key not in self._moves and not self.layer2.behind()

@@ -71,6 +71,9 @@ class Owner(Protocol):
     def owned(self) -> Mapping[str, OwnedGroup]:
         """What this node owns now, for `Layer2.set`. Live: read it, do not keep it."""
 
+    def key_of(self, address: str) -> str:
+        """The key of the group that has `address`, which may be a key itself; "" for none."""
+
     def owner(self, key: str) -> str:
         """The node that this node believes to own `key`; "" for nobody: metrics, `/status`."""
 

@@ -108,7 +108,7 @@ class Book:
         else:
             self.states[key] = new
         if new is State.YIELDING:
-            self.outbox.unclaim(key)
+            self._unclaim(entry)
             self.outbox.handover(successor, key, now)
             if old is not State.YIELDING:
                 self.due[key] = now + self._patience(successor)
@@ -123,8 +123,14 @@ class Book:
         elif old in ANSWERING and new not in ANSWERING:
             del self.owned[key]
             self.taken_at.pop(key, None)
-            self.outbox.unclaim(key)
+            self._unclaim(entry)
             self.events.append(lost or Lost(key, "notOwner"))
+
+    def _unclaim(self, entry: Entry) -> None:
+        self.outbox.unclaim(entry.group.key)
+        for address in entry.group.addresses:
+            if address.ip not in self.groups.entries:  # else it is the key of a group of its own
+                self.outbox.unclaim(address.ip)
 
     def believe(self, entry: Entry, owner: str, now: float) -> None:
         """Note who owns the group; "" for nobody."""
@@ -149,9 +155,26 @@ class Book:
         live = previous not in ("", self.me) and self.tier(previous) is not Tier.SILENT
         if old is not State.YIELDING:
             # Whoever is known to answer still, or to have answered until now by us, need not be looked for.
-            self.owned[key] = owned_group(entry.group, check=not (live or previous == self.me))
+            grown = bool(entry.heir_of) and len(entry.heir_of) < len(entry.group.addresses)
+            self.owned[key] = owned_group(entry.group, check=grown or not (live or previous == self.me))
             self.taken_at[key] = now
             self.events.append(Acquired(key, "" if previous == self.me else previous))
         if live:
             self.outbox.claim(previous, key, now)
+        for ip, node in entry.heir_of.items():
+            if ip != key and node not in ("", self.me) and self.tier(node) is not Tier.SILENT:
+                self.outbox.claim(node, ip, now)  # it may have that address under the other key still
         self.groups.believe(entry, self.me)
+
+    def inherit(self, entry: Entry, before: Mapping[str, tuple[str, str]], now: float) -> None:
+        """A new group has addresses of others (`Groups.before`): it is moved from their owner in order.
+
+        Where that is us, we answer for all of it, until its winner does.
+        """
+        entry.heir_of = {ip: owner for ip, (_, owner) in before.items()}
+        key, owner = next((found for found in before.values() if found[1]), ("", ""))
+        if owner == self.me and self.state(key) not in ANSWERING:
+            return
+        self.groups.believe(entry, owner)
+        if owner == self.me:
+            self.apply(entry, Input.WIN, now)
