@@ -155,8 +155,8 @@ class Book:
         live = previous not in ("", self.me) and self.tier(previous) is not Tier.SILENT
         if old is not State.YIELDING:
             # Whoever is known to answer still, or to have answered until now by us, need not be looked for.
-            grown = bool(entry.heir_of) and len(entry.heir_of) < len(entry.group.addresses)
-            self.owned[key] = owned_group(entry.group, check=grown or not (live or previous == self.me))
+            # (What is new in a group beside such addresses is looked for within seconds, as every address is.)
+            self.owned[key] = owned_group(entry.group, check=not (live or previous == self.me))
             self.taken_at[key] = now
             self.events.append(Acquired(key, "" if previous == self.me else previous))
         if live:
