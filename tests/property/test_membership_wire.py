@@ -43,7 +43,12 @@ def unsigned(bits: int) -> st.SearchStrategy[int]:
 
 
 U16, U32, U64 = unsigned(16), unsigned(32), unsigned(64)
-MACS = st.lists(st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")), max_size=8).map(tuple)
+
+
+def macs(most: int) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")), max_size=most).map(tuple)
+
+
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 PREFIXES = st.lists(
     st.one_of(
@@ -60,10 +65,13 @@ PREFIXES = st.lists(
     ),
     max_size=wire.MAX_PREFIXES,
 ).map(tuple)
-RECORDS = st.builds(
-    Record, NAMES, st.sampled_from(Status), U32, U64, st.one_of(st.just(""), ADDRESSES), U16,
-    st.booleans(), st.booleans(), MACS, st.one_of(st.just(""), NAMES), st.one_of(st.none(), PREFIXES),
-)  # fmt: skip
+RECORDS = st.one_of([
+    st.builds(
+        Record, NAMES, st.sampled_from(Status), U32, U64, st.one_of(st.just(""), ADDRESSES), U16,
+        st.booleans(), st.booleans(), macs(most), st.one_of(st.just(""), NAMES), prefixes,
+    )
+    for most, prefixes in ((wire.FIRST_MACS, st.none()), (wire.MAX_MACS, PREFIXES))
+])  # fmt: skip
 KEYS_OF_GROUPS = st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8::1"]), max_size=3).map(tuple)
 #: One strategy per kind that the decoder knows, by the number of the kind: a new one must be added here.
 WELL_FORMED: dict[int, st.SearchStrategy[Message]] = {

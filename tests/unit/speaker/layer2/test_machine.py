@@ -294,6 +294,15 @@ def test_on_link_is_what_a_used_interface_reaches() -> None:
     assert machine.own_macs() == (eth.mac_text(MAC0),)
 
 
+def test_macs_of_interfaces_with_a_connected_route_come_first() -> None:
+    macs = [bytes((2, 0, 0, 0, 1, n)) for n in range(12)]
+    links = tuple(Link(20 + n, f"eth{n}", UP, mac=mac) for n, mac in enumerate(macs))
+    beside = OnLink(20, ipaddress.ip_network("fe80::/64"))
+    machine = Layer2Machine()
+    machine.links(Snapshot(links, (beside, OnLink(31, ipaddress.ip_network("10.9.0.0/24")))), 1.0)
+    assert machine.own_macs() == tuple(eth.mac_text(mac) for mac in (macs[11], *macs[:11]))
+
+
 def test_prefixes_are_those_of_used_interfaces_without_link_local_ones() -> None:
     networks = (*NETWORKS, OnLink(2, ipaddress.ip_network("fe80::/64")), OnLink(3, ipaddress.ip_network("10.8.0.0/16")))
     world = World(Snapshot(LINKS[:1], networks))

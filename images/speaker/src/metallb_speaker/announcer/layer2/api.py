@@ -157,7 +157,7 @@ class Layer2(Protocol):
         """Read and forget everything queued: after the process was stopped for a while."""
 
     def own_macs(self) -> tuple[str, ...]:
-        """MAC addresses that this node announces with."""
+        """MAC addresses that this node announces with; those of interfaces with a connected route come first."""
 
     def prefixes(self) -> tuple[str, ...]:
         """Prefixes to which a used interface has a connected route, but link-local ones: for `Members.set_prefixes`."""

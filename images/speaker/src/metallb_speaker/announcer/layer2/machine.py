@@ -256,7 +256,9 @@ class Layer2Machine:
         return tuple(sorted(self._links[index].name for index in self._usable()))
 
     def own_macs(self) -> tuple[str, ...]:
-        return tuple(sorted({eth.mac_text(self._links[i].mac) for i in self._announcing()}))
+        routed = {r.index for r in self._snapshot.on_link if not r.network.is_link_local}
+        found = sorted((i not in routed, eth.mac_text(self._links[i].mac)) for i in self._announcing())
+        return tuple(dict.fromkeys(mac for _, mac in found))
 
     def prefixes(self) -> tuple[str, ...]:
         used = self._announcing()

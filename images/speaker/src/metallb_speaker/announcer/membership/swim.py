@@ -115,9 +115,9 @@ class Membership:
 
     def set_macs(self, macs: Iterable[str], now: float) -> None:
         """See `api.Members.set_macs`."""
-        sorted_macs = tuple(sorted(set(macs)))[:MAX_MACS]
-        if sorted_macs != self._net.own.macs:
-            self._renew(now, macs=sorted_macs)
+        told = tuple(dict.fromkeys(macs))[:MAX_MACS]
+        if told != self._net.own.macs:
+            self._renew(now, macs=told)
 
     def set_prefixes(self, prefixes: Iterable[str], now: float) -> None:
         """See `api.Members.set_prefixes`."""
