@@ -281,7 +281,7 @@ class Announcer:
         key = self.ownership.key_of(name)
         if key not in self.ownership.owned():
             return None
-        return key not in self._moves and not self.layer2.behind()
+        return key not in self._moves and not self.layer2.behind() and self.layer2.answers(key)
 
     def _layer2_events(self, now: float) -> bool:
         """Pass on what the wire says; True when ownership may think anew."""

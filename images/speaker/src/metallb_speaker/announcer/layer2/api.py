@@ -135,6 +135,9 @@ class Layer2(Protocol):
     def behind(self) -> bool:
         """Whether some of what is owned waits to be taken into use: addresses that came by the hundred."""
 
+    def answers(self, key: str) -> bool:
+        """Whether an interface with sockets answers for the group `key`, once nothing of it is `behind`."""
+
     def set_members(self, macs: Iterable[str]) -> None:
         """MAC addresses of all members' interfaces (`own_macs` of each): they are not foreign hosts.
 
