@@ -149,3 +149,31 @@ def test_a_dead_owners_address_is_taken_under_its_new_key_at_once() -> None:
     owner.remove(IP, 1.0)
     owner.complete(1.0)
     assert o.Acquired(key, FIRST) in follow(owner, members, 1.0)
+
+
+def test_an_address_that_has_left_the_group_again_is_claimed_no_more() -> None:
+    owner, members = start(SECOND)
+    key = next(ip for ip in (f"10.0.0.{n}" for n in range(250)) if rank(["n1", "n2", "n3"], ip)[0] == SECOND)
+    owner.upsert(holding(key, IP, candidates=("n1", "n2", "n3")), 1.0)
+    owner.remove(IP, 1.0)
+    owner.complete(1.0)
+    owner.upsert(holding(key, candidates=("n1", "n2", "n3")), 1.1)
+    owner.upsert(holding(IP, candidates=("n1", "n2", "n3")), 1.1)
+    owner.complete(1.1)
+    for now in (1.1, 1.0 + MOVE_GRACE, 1.01 + MOVE_GRACE):
+        follow(owner, members, now)
+    assert set(owner.owned()) == {key}
+    assert [message for _, message in members.take_sent()] == [Claim(5, (key,))]
+
+
+def test_an_address_that_an_owned_group_gets_is_claimed_from_who_had_it() -> None:
+    owner, members = start(FIRST)
+    other = next(ip for ip in (f"198.51.100.{n}" for n in range(250)) if rank(["n1", "n2", "n3"], ip)[0] == SECOND)
+    owner.upsert(holding(other, candidates=("n1", "n2", "n3")), 1.0)
+    owner.complete(1.0)
+    follow(owner, members, 1.0)
+    owner.upsert(holding(IP, other, candidates=("n1", "n2", "n3")), 2.0)
+    owner.remove(other, 2.0)
+    owner.complete(2.0)
+    assert follow(owner, members, 2.0) == [o.Updated(IP)]
+    assert members.take_sent() == [(SECOND, Claim(6, (other,)))]

@@ -161,17 +161,22 @@ class Book:
             self.events.append(Acquired(key, "" if previous == self.me else previous))
         if live:
             self.outbox.claim(previous, key, now)
-        for ip, node in entry.heir_of.items():
-            if ip != key and node not in ("", self.me) and self.tier(node) is not Tier.SILENT:
-                self.outbox.claim(node, ip, now)  # it may have that address under the other key still
+        self.claim_inherited(entry, now)
         self.groups.believe(entry, self.me)
+
+    def claim_inherited(self, entry: Entry, now: float) -> None:
+        """Say, once, to those who had addresses of the group under another key that these are ours: they may still."""
+        for ip, node in entry.heir_of.items():
+            ours = ip != entry.group.key and self.groups.by_address.get(ip) == entry.group.key
+            if ours and node not in ("", self.me) and self.tier(node) is not Tier.SILENT:
+                self.outbox.claim(node, ip, now)
+        entry.heir_of = {}
 
     def inherit(self, entry: Entry, before: Mapping[str, tuple[str, str]], now: float) -> None:
         """A new group has addresses of others (`Groups.before`): it is moved from their owner in order.
 
         Where that is us, we answer for all of it, until its winner does.
         """
-        entry.heir_of = {ip: owner for ip, (_, owner) in before.items()}
         key, owner = next((found for found in before.values() if found[1]), ("", ""))
         if owner == self.me and self.state(key) not in ANSWERING:
             return

@@ -100,8 +100,12 @@ class Ownership:
         entry = book.groups.put(group)
         if held is None:
             entry.unseen = not self._complete
-            if before:
+        if before:
+            entry.heir_of = {ip: owner for ip, (_, owner) in before.items()}
+            if held is None:
                 book.inherit(entry, before, now)
+            elif group.key in book.owned:
+                book.claim_inherited(entry, now)
         if group.key in book.owned:
             changed = owned_group(group, check=True)
             if changed != book.owned[group.key]:
