@@ -125,5 +125,5 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--cluster", default="", help="a running embedded cluster; else one of its own")
     options = parser.parse_args(argv)
     with with_product(options.cluster) as cluster:
-        report(measure(cluster, options.count))
-    return 0
+        ratio, _ = report(measure(cluster, options.count))
+    return 0 if ratio <= RATIO else 1

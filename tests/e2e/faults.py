@@ -22,6 +22,7 @@ from tests.cluster.answers import Answers, Timeline
 from tests.cluster.instance import ClusterError
 from tests.cluster.observe import Report
 from tests.e2e import product
+from tests.e2e.kernels import Kernels
 
 SERVICES = 9
 #: An attempt of the client starts so often. It may take a second, less a bit: a lost SYN is sent again after one.
@@ -86,6 +87,7 @@ class Field:
     def __init__(self, lab: Cluster) -> None:
         self.lab = lab
         self.broken: set[tuple[str, int]] = set()  # addresses and client's ports of connections that broke
+        self.kernels = Kernels(lab, lab.nodes)
         product.apps(lab, [_backend(node, lab.nodes) for node in lab.nodes])
         names = [f"field{number}" for number in range(SERVICES)]
         first = product.POOL_V4.partition("-")[0].rpartition(".")
@@ -223,7 +225,8 @@ class Watch:
             for port, begun in report.ports(broken=False).items():
                 again = ", which a broken connection had" if (address, port) in memory else ""
                 text = next(text for at, _, text in report.attempts if at == begun)
-                told.append(f"{family} after {begun - start:.3f} s: {text.lstrip('!')}{again}")
+                said = "".join(f" ({line})" for line in self.field.kernels.of(address, port)) if len(told) < 4 else ""
+                told.append(f"{family} after {begun - start:.3f} s: {text.lstrip('!')}{again}{said}")
         return "; ".join(told) if len(told) < 5 else ""
 
     def row(

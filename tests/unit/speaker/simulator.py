@@ -319,12 +319,13 @@ class Cluster:
         if not node.powered or node.paused or key not in node.answers:
             return
         self.last_frame[key] = node.name
-        for other in list(self.nodes.values()):
-            if other is not node and key in other.answers and other.powered and not self.cut(node.name, other.name):
-                if other.paused:
+        for address in node.ownership.owned()[key].addresses:
+            for other in list(self.nodes.values()):
+                if other is node or not self.up(other) or self.cut(node.name, other.name):
                     continue
-                other.ownership.foreign_claim(key, node.mac, self.now - other.behind)
-                self.turn(other)
+                if other.ownership.key_of(address) in other.answers:
+                    other.ownership.foreign_claim(address, node.mac, self.now - other.behind)
+                    self.turn(other)
 
     def _probe(self, node: Node, address: str) -> None:
         macs = [
@@ -333,7 +334,7 @@ class Cluster:
             if other is not node
             and not self.cut(node.name, other.name)
             and other.powered
-            and (address == other.address or (not other.paused and address in other.answers))
+            and (address == other.address or (not other.paused and other.ownership.key_of(address) in other.answers))
         ]
         delay = 0.0005 if macs else PROBE_WAIT
         self.at(
@@ -345,27 +346,31 @@ class Cluster:
     def up(node: Node) -> bool:
         return node.powered and not node.paused
 
-    def answering(self, key: str) -> list[str]:
-        """Who answers for `key` now."""
-        return [node.name for node in self.nodes.values() if self.up(node) and key in node.answers]
+    def answering(self, address: str) -> list[str]:
+        """Who answers for `address` now."""
+        return [
+            node.name
+            for node in self.nodes.values()
+            if self.up(node) and node.ownership.key_of(address) in node.answers
+        ]
 
     def _judge(self) -> None:
         """Note how long each address has been answered for by two that one client could hear, or by nobody."""
         if not self.owning:
             return
-        for item in self.groups:
-            names = self.answering(item.key)
+        for address in (address.ip for item in self.groups for address in item.addresses):
+            names = self.answering(address)
             double = any(not self.cut(a, b) for a, b in itertools.combinations(names, 2))
             for bad, since, worst in (
                 (double, self._double_since, self.doubles),
                 (not names, self._gap_since, self.gaps),
             ):
                 if bad:
-                    since.setdefault(item.key, self.now)
-                if item.key in since:
-                    worst[item.key] = max(worst.get(item.key, 0.0), self.now - since[item.key])
+                    since.setdefault(address, self.now)
+                if address in since:
+                    worst[address] = max(worst.get(address, 0.0), self.now - since[address])
                     if not bad:
-                        del since[item.key]
+                        del since[address]
 
     def forget_history(self) -> None:
         """Begin to measure anew."""

@@ -14,12 +14,14 @@ from metallb_speaker import stream
 from metallb_speaker.announcer.announcer import CONFLICT_WAIT, MOVES, ROUNDS, Announcer
 from metallb_speaker.announcer.edge.layer2_fake import FakeLayer2
 from metallb_speaker.announcer.edge.udp import FakeNetwork
+from metallb_speaker.announcer.elect import rank
 from metallb_speaker.announcer.gate import Gate
 from metallb_speaker.announcer.layer2 import api
 from metallb_speaker.announcer.loop import Loop
 from metallb_speaker.announcer.membership.keys import NO_KEYS, Keyring
 from metallb_speaker.announcer.membership.messages import Claim, Released
 from metallb_speaker.announcer.membership.swim import Membership
+from metallb_speaker.announcer.membership.wire import MAX_MACS
 from metallb_speaker.announcer.ownership.machine import Ownership
 from metallb_speaker.announcer.pages import Collector, pages
 from metallb_speaker.desired import AnnouncedAddress, Item, Layer2Group, Member
@@ -333,6 +335,31 @@ def test_a_claim_of_what_is_lost_meanwhile_is_never_sent() -> None:
         ("n2", Claim(4, ("b",))),
         ("n3", Claim(3, ("d",))),
     ]
+
+
+def test_more_mac_addresses_than_can_be_told_are_a_problem(sim: Sim) -> None:
+    node = next(iter(sim.nodes.values()))
+    macs = tuple(f"02:00:00:00:01:{n:02x}" for n in range(MAX_MACS + 1))
+    for count, said in ((MAX_MACS, 0), (MAX_MACS + 1, 1), (2, 0)):
+        node.layer2.macs = macs[:count]
+        node.layer2.happen(api.InterfacesChanged(("eth0",)))
+        sim.run(0.1)
+        assert len([text for text in node.announcer.problems.values() if "MAC addresses" in text]) == said
+        other = list(sim.nodes.values())[1].announcer.membership.view()[node.name]
+        assert other.macs == macs[: min(count, MAX_MACS)]
+
+
+def test_an_owner_answers_until_its_successors_sockets_are_open(sim: Sim) -> None:
+    (owner,) = sim.owners(IP)
+    sim.run(12.0)
+    successor = next(name for name in rank(list(sim.nodes), IP) if name != owner)
+    sim.nodes[successor].layer2.unopened.add(IP)
+    sim.nodes[owner].announcer.leave(sim.now)
+    sim.run(0.5)
+    assert sim.owners(IP) == [owner, successor] or sim.owners(IP) == [successor, owner]
+    sim.nodes[successor].layer2.unopened.clear()
+    sim.run(0.1)
+    assert sim.owners(IP) == [successor]
 
 
 def test_a_claim_on_the_wire_renews_the_announcing(sim: Sim) -> None:

@@ -7,6 +7,7 @@ import pytest
 from metallb_speaker.announcer.elect import rank
 from metallb_speaker.announcer.membership import events as m
 from metallb_speaker.announcer.membership.keys import NO_KEYS, Keyring
+from metallb_speaker.announcer.membership.wire import MAX_MACS
 from metallb_speaker.announcer.ownership import events as o
 from metallb_speaker.desired import Member
 from tests.unit.speaker.simulator import Cluster, group
@@ -30,6 +31,22 @@ def test_udp_blocked_while_running_keeps_the_owners() -> None:
     cluster.run(3)
     assert [e for _, name, e in happened(cluster, m.Restored) if name == "node-0"] == [m.Restored()]
     assert max(cluster.doubles.values(), default=0) <= 1.0
+
+
+@pytest.mark.parametrize("others", [0, 8, MAX_MACS - 1])
+def test_a_node_with_many_interfaces_is_recognised_by_each(others: int) -> None:
+    cluster = steady(3)
+    for index, node in enumerate(cluster.nodes.values()):
+        more = [f"00:99:00:00:{index:02x}:{n:02x}" for n in range(others)]
+        node.membership.set_prefixes(["10.0.0.0/24"], cluster.now)
+        node.membership.set_macs([*more, node.mac], cluster.now)
+    cluster.run(5)
+    before = owners(cluster)
+    cluster.forget_history()
+    cluster.nodes["node-1"].silenced = True
+    cluster.run(20)
+    assert owners(cluster) == before
+    assert max(cluster.doubles.values(), default=0) == 0
 
 
 def test_power_off_with_udp_blocked_on_all_is_noticed_on_the_wire() -> None:

@@ -62,6 +62,7 @@ def test_what_is_put_in_place_is_what_joining_leaves() -> None:
         (10, (1, 2, 5, 9), (0.0, 0.05, 0.1, 0.2)),
         (100, (1, 10, 50), (0.0, 0.1, 0.2)),
         (500, (1, 50), (0.1,)),
+        (500, (1,), (0.2,)),
     ],
 )
 def test_detection_at_every_size(size: int, crashes: tuple[int, ...], losses: tuple[float, ...]) -> None:
@@ -109,18 +110,18 @@ def test_quiet_running_at_every_size(size: int, seconds: float) -> None:
 
 
 @pytest.mark.accept
-@pytest.mark.parametrize("size", [3, 10, 100])
+@pytest.mark.parametrize("size", [3, 10, 100, 500])
 def test_lame_links_and_stopped_processes_at_every_size(size: int) -> None:
     """Links that lose one direction are no failures; a stopped process is one, and is alive again when it goes on."""
     rng, rows = random.Random(size), []
     names = [f"node-{i}" for i in range(size)]
     cluster = joined(size, size, 0.05)
     cluster.deaf = {(a, b) for a, b in (rng.sample(names, 2) for _ in range(max(1, size // 5)))}
-    cluster.run(20 if size <= 10 else 5)
+    cluster.run(20 if size <= 10 else 5 if size <= 100 else 3)
     rows.append((size, f"{len(cluster.deaf)} one-way links", "-", len(cluster.failures())))
     assert cluster.failures() == []
     cluster.deaf = set()
-    for stopped in (0.2, 1.0, 5.0):
+    for stopped in (0.2, 1.0, 5.0) if size <= 100 else (0.2, 1.0):
         cluster.forget_history()
         victim, begin = rng.choice(names), cluster.now
         cluster.pause(victim)

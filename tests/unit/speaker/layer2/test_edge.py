@@ -290,6 +290,20 @@ def test_sockets_that_cannot_be_opened_are_tried_again(edge: Edge) -> None:
     assert len(edge.hear(asks(V4))) == 1
 
 
+def test_what_could_not_be_announced_is_not_answered_for_and_is_announced_when_sockets_open(edge: Edge) -> None:
+    edge.refuse = OSError(errno.ENOBUFS, "No buffer space available")
+    edge.layer2.set(group(V4, check=False), edge.now)
+    edge.run(REOPEN / 2)
+    assert not edge.layer2.behind()
+    assert not edge.layer2.answers(V4)
+    edge.refuse = None
+    edge.run(REOPEN / 2)
+    assert edge.layer2.answers(V4)
+    assert not edge.layer2.answers(V6)
+    edge.run(0.01)
+    assert len(edge.socket(2, 0x0806).sent) == 2, "at once, not when the schedule comes to it"
+
+
 def test_a_second_socket_that_fails_closes_the_first(edge: Edge) -> None:
     calls = itertools.count()
 

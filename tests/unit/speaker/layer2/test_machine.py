@@ -12,12 +12,13 @@ from metallb_speaker.announcer.layer2.duplicate import GRACE
 from metallb_speaker.announcer.layer2.gratuitous import RARELY, SPACED
 from metallb_speaker.announcer.layer2.interfaces import (
     IFF_LOWER_UP,
+    IFF_UP,
     Link,
     OnLink,
     Snapshot,
     packed,
 )
-from metallb_speaker.announcer.layer2.machine import BURST, Layer2Machine
+from metallb_speaker.announcer.layer2.machine import BURST, PLUGGED, Layer2Machine
 from tests.unit.speaker.layer2.world import (
     BOTH,
     LINKS,
@@ -271,6 +272,40 @@ def test_a_stale_owner_whose_cable_comes_back_announces_nothing() -> None:
     assert world.take() == []
 
 
+@pytest.mark.parametrize("down", [UP & ~IFF_LOWER_UP, UP & ~IFF_UP])
+def test_an_interface_that_is_up_again_is_announced_on_when_the_others_could_be_heard(down: int) -> None:
+    world = World()
+    world.set(group(V4, check=False))
+    world.run(50)
+    world.machine.links(Snapshot((Link(2, "eth0", down, mac=MAC0),), NETWORKS), world.now)
+    world.run(1)
+    world.machine.links(SNAPSHOT, world.now)
+    world.take()
+    begin = world.now
+    world.run(PLUGGED + 0.1)
+    announced = [when for when, _, frame in world.take() if arp.decode(frame).is_gratuitous]
+    assert announced[0] - begin == pytest.approx(PLUGGED)
+    world.machine.links(Snapshot((Link(2, "eth0", down, mac=MAC0),), NETWORKS), world.now)
+    world.run(1)
+    world.machine.links(SNAPSHOT, world.now)
+    world.run(PLUGGED - 0.05)
+    world.set({})
+    world.take()
+    world.run(60)
+    assert world.take() == [], "it learnt in time that it was replaced"
+
+
+def test_the_count_of_announcements_ends_with_ownership_though_the_interface_went_first() -> None:
+    world = World()
+    world.set(group(V4, check=False))
+    assert world.machine.counters()["gratuitous_sent", V4] == 2
+    world.machine.links(Snapshot(), world.now)
+    world.set({})
+    world.machine.links(SNAPSHOT, world.now)
+    world.set(group(V4, check=False))
+    assert world.machine.counters()["gratuitous_sent", V4] == 2
+
+
 def test_a_thousand_addresses_do_not_hold_the_loop_up() -> None:
     world = World()
     addresses = [str(ipaddress.ip_address("10.20.0.0") + n) for n in range(1000)]
@@ -292,6 +327,15 @@ def test_on_link_is_what_a_used_interface_reaches() -> None:
     machine.links(Snapshot((LINKS[0], down), (*NETWORKS, OnLink(3, ipaddress.ip_network("10.8.0.0/24")))), 1.0)
     assert machine.on_link([V4, V6, "10.8.0.1", "192.0.2.1", "2001:db8::1"]) == {V4, V6}
     assert machine.own_macs() == (eth.mac_text(MAC0),)
+
+
+def test_macs_of_interfaces_with_a_connected_route_come_first() -> None:
+    macs = [bytes((2, 0, 0, 0, 1, n)) for n in range(12)]
+    links = tuple(Link(20 + n, f"eth{n}", UP, mac=mac) for n, mac in enumerate(macs))
+    beside = OnLink(20, ipaddress.ip_network("fe80::/64"))
+    machine = Layer2Machine()
+    machine.links(Snapshot(links, (beside, OnLink(31, ipaddress.ip_network("10.9.0.0/24")))), 1.0)
+    assert machine.own_macs() == tuple(eth.mac_text(mac) for mac in (macs[11], *macs[:11]))
 
 
 def test_prefixes_are_those_of_used_interfaces_without_link_local_ones() -> None:

@@ -44,5 +44,6 @@ def test_what_cannot_be_encoded_is_counted_and_ends_nothing() -> None:
     member = Membership("me", Keyring.from_text("k"), rng=random.Random(1), now=0.0, address="10.0.0.1")
     member.set([Member("other", ("10.0.0.2",), alive=True)], 0.0)
     member.send("other", Claim(1, ("no address",)), 0.0)
+    member.send("other", Claim(1 << 32, ("192.0.2.1",)), 0.0)
     assert member.pending() == []
-    assert member.drops()[NOT_SENT] == 1
+    assert member.drops()[NOT_SENT] == 2

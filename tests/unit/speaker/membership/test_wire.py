@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,21 @@ def test_prefixes_come_at_the_end_of_a_record_where_an_older_version_looks_no_fu
     assert encoded[3:] == wire.encode_message(plain)[3:] + b"\x02" + b"\x04\x19\xc0\x00\x02\x80" + b"\x10\x10\xfd\x09"
     assert wire.decode(packed(plain), "me", KEYS).messages == (plain,), "and of an older one nothing is known"
     assert plain.prefixes is None
+
+
+def test_more_macs_than_an_older_version_reads_come_behind_the_prefixes() -> None:
+    macs = tuple(f"02:00:00:00:00:{n:02x}" for n in range(wire.MAX_MACS + 1))
+    few, many = (
+        Record("p", Status.ALIVE, 1, 2, macs=macs[:count], prefixes=("192.0.2.0/24",))
+        for count in (wire.FIRST_MACS, 10)
+    )
+    encoded = wire.encode_message(many)
+    assert encoded[3:] == wire.encode_message(few)[3:] + b"\x02" + bytes.fromhex("020000000008" + "020000000009")
+    assert wire.decode(packed(many), "me", KEYS).messages == (many,)
+    most = Record("p", Status.ALIVE, 1, 2, macs=macs, prefixes=())
+    assert wire.decode(packed(most), "me", KEYS).messages == (replace(most, macs=macs[: wire.MAX_MACS]),)
+    silent = replace(most, prefixes=None)
+    assert wire.decode(packed(silent), "me", KEYS).messages == (replace(silent, macs=macs[: wire.FIRST_MACS]),)
 
 
 def test_the_longest_record_fits_into_a_datagram() -> None:

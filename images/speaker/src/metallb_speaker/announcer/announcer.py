@@ -21,6 +21,7 @@ from metallb_speaker.announcer.layer2 import api as layer2_api
 from metallb_speaker.announcer.layer2.api import Layer2
 from metallb_speaker.announcer.membership import events as membership_events
 from metallb_speaker.announcer.membership.api import Endpoint, Members
+from metallb_speaker.announcer.membership.wire import MAX_MACS
 from metallb_speaker.announcer.ownership import events as ownership_events
 from metallb_speaker.announcer.ownership.api import Owner
 from metallb_speaker.announcer.reach import Reach
@@ -272,11 +273,15 @@ class Announcer:
         addresses = group.addresses if group is not None and key in self.ownership.owned() else ()
         self.record.set("layer2", key, addresses, why, reason)
 
-    def _answered(self, key: str) -> bool | None:
-        """Whether layer 2 answers for a group of ours, or soon will on its own account; None: it is not ours."""
+    def _answered(self, name: str) -> bool | None:
+        """Whether layer 2 answers for a group of ours, or soon will on its own account; None: it is not ours.
+
+        `name` is its key, or an address of it.
+        """
+        key = self.ownership.key_of(name)
         if key not in self.ownership.owned():
             return None
-        return key not in self._moves and not self.layer2.behind()
+        return key not in self._moves and not self.layer2.behind() and self.layer2.answers(key)
 
     def _layer2_events(self, now: float) -> bool:
         """Pass on what the wire says; True when ownership may think anew."""
@@ -291,7 +296,7 @@ class Announcer:
                     again = True
                 case layer2_api.InterfacesChanged(interfaces=interfaces):
                     logs.info(op="interfaces", msg="interfaces in use", interfaces=interfaces)
-                    self.membership.set_macs(self.layer2.own_macs(), now)
+                    self._macs(self.layer2.own_macs(), now)
                     self._reach.set(self.layer2.prefixes(), self.layer2.dark(), now)
                     self.membership.set_prefixes(self._reach.told(), now)
                 case layer2_api.Conflict(address=address, interface=interface, mac=mac):
@@ -309,6 +314,16 @@ class Announcer:
                 case layer2_api.Announcing(address=address, interface=interface):
                     logs.debug(event="announcing", ip=address, interface=interface)
         return again
+
+    def _macs(self, macs: tuple[str, ...], now: float) -> None:
+        """Tell the others the MAC addresses that we announce with, as many as they can be told."""
+        self.membership.set_macs(macs, now)
+        self.problems.pop("macs", None)
+        if len(macs) > MAX_MACS:
+            self.problems["macs"] = (
+                f"this node announces with {len(macs)} MAC addresses, of which the other speakers are told {MAX_MACS}: "
+                "by the rest they do not recognise it, should the membership port be blocked"
+            )
 
     def _tell_conflicts(self, now: float) -> None:
         """Tell those that still last when their time has come."""

@@ -95,6 +95,9 @@ class Layer2Edge:
     def behind(self) -> bool:
         return self.machine.behind
 
+    def answers(self, key: str) -> bool:
+        return not self._interfaces.keys().isdisjoint(self.machine.where(key))
+
     def set_members(self, macs: Iterable[str]) -> None:
         self.machine.set_members(macs)
 
@@ -111,6 +114,8 @@ class Layer2Edge:
         much = self._advance(now)
         for index in [index for index, due in self._reopen.items() if due <= now]:
             self._apply(index, None, now)
+            if index in self._interfaces:
+                self.machine.reopened(index, now)
         if much and not self._put_off:
             self._put_off = True  # a full turn already: filters have the next one
             return

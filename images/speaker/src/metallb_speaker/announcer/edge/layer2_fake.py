@@ -26,7 +26,8 @@ class FakeLayer2:
         self.lagging = False
         self.drained = 0
         self.is_open = False
-        self._mac = mac
+        self.macs = (mac,)
+        self.unopened: set[str] = set()  # groups whose sockets could not be opened
         self._events: list[api.Event] = []
         self._conflicts: dict[tuple[str, str], str] = {}
 
@@ -63,6 +64,9 @@ class FakeLayer2:
     def behind(self) -> bool:
         return self.lagging
 
+    def answers(self, key: str) -> bool:
+        return key in self.owned and key not in self.unopened
+
     def set_members(self, macs: Iterable[str]) -> None:
         self.members = tuple(macs)
 
@@ -83,7 +87,7 @@ class FakeLayer2:
         self.drained += 1
 
     def own_macs(self) -> tuple[str, ...]:
-        return (self._mac,)
+        return self.macs
 
     def prefixes(self) -> tuple[str, ...]:
         return tuple(sorted(str(ipaddress.ip_network(address)) for address in self.connected))

@@ -135,6 +135,9 @@ class Layer2(Protocol):
     def behind(self) -> bool:
         """Whether some of what is owned waits to be taken into use: addresses that came by the hundred."""
 
+    def answers(self, key: str) -> bool:
+        """Whether an interface with sockets answers for the group `key`, once nothing of it is `behind`."""
+
     def set_members(self, macs: Iterable[str]) -> None:
         """MAC addresses of all members' interfaces (`own_macs` of each): they are not foreign hosts.
 
@@ -157,7 +160,7 @@ class Layer2(Protocol):
         """Read and forget everything queued: after the process was stopped for a while."""
 
     def own_macs(self) -> tuple[str, ...]:
-        """MAC addresses that this node announces with."""
+        """MAC addresses that this node announces with; those of interfaces with a connected route come first."""
 
     def prefixes(self) -> tuple[str, ...]:
         """Prefixes to which a used interface has a connected route, but link-local ones: for `Members.set_prefixes`."""

@@ -31,6 +31,8 @@ NO_BROADCAST: Final = "noBroadcast"
 NO_ARP: Final = "noARP"
 ENSLAVED: Final = "enslaved"
 VIRTUAL: Final = "virtual"
+#: Of these an interface is used, or would be by a group that names it.
+IN_USE: Final = ("", VIRTUAL)
 
 #: Names that container runtimes, network plugins and kube-proxy give to interfaces that face pods, not the network.
 VIRTUAL_NAMES: Final = (

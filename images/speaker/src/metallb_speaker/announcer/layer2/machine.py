@@ -16,7 +16,8 @@ from metallb_speaker.announcer.layer2 import api, arp, ndp
 from metallb_speaker.announcer.layer2 import ethernet as eth
 from metallb_speaker.announcer.layer2.duplicate import ANSWERING, GRACE, Duplicates, State, Step
 from metallb_speaker.announcer.layer2.gratuitous import Gratuitous
-from metallb_speaker.announcer.layer2.interfaces import Link, Routes, Snapshot, judge, matches, packed, text
+from metallb_speaker.announcer.layer2.interfaces import IN_USE, Link, Snapshot, packed, text
+from metallb_speaker.announcer.layer2.picture import Picture
 from metallb_speaker.announcer.layer2.responder import Heard, Port
 from metallb_speaker.announcer.layer2.timers import Timers
 from metallb_speaker.announcer.lazy import Lazy
@@ -33,8 +34,9 @@ PLACED: Final = 64
 MACS: Final = 8
 CLAIM_INTERVAL: Final = 0.2
 
-#: After a cable came back, before anything is announced on it: the other speakers, who may have replaced us
-#: meanwhile, are heard within that time. One frame of ours in their hosts' caches would be an outage until their next.
+#: After a cable came back, or an interface was up again, before anything is announced on it: the other speakers, who
+#: may have replaced us meanwhile, are heard within that time. One frame of ours in their hosts' caches would be an
+#: outage until their next.
 PLUGGED: Final = 0.25
 
 _CONFLICT: Final = (State.DEFENDING, State.WITHHELD)
@@ -64,13 +66,8 @@ class Layer2Machine:
         self._holders: dict[Key, int] = {}  # how many groups need it
         self._ips: dict[bytes, int] = {}  # on how many interfaces each is needed
         self._interfaces: dict[int, _Interface] = {}
-        self._links: dict[int, Link] = {}
-        self._own_macs: frozenset[bytes] = frozenset()
-        self._reasons: dict[int, str] = {}
-        self._snapshot = Snapshot()
-        self._routes = Routes()
-        self._link_local: dict[int, bytes] = {}
-        self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, ...]] = {}
+        self._picture = Picture()
+        self._plugged: dict[int, float] = {}  # interface that is in use again -> when to announce on it
         self._members: frozenset[bytes] = frozenset()
         self._gratuitous: Gratuitous[Key] = Gratuitous()
         self._duplicates: Duplicates[Key] = Duplicates(grace)
@@ -100,10 +97,7 @@ class Layer2Machine:
             self._place(group, now)
         # Last, so that an address that moves from one group to another is never silent.
         for key in [key for key in self._groups if key not in groups]:
-            del self._groups[key]
-            self._need(key, (), now, check=False)
-            self._unplaced.pop(key, None)
-            self._unreachable.discard(key)
+            self._give_up(key, now)
 
     def change(self, groups: Mapping[str, api.OwnedGroup | None], now: float) -> None:
         """These groups only; None for one that is not owned any more."""
@@ -113,18 +107,18 @@ class Layer2Machine:
                 self._groups[key] = group
                 self._place(group, now)
         for key, group in groups.items():  # last, as in `set`
-            if group is None and self._groups.pop(key, None) is not None:
-                self._need(key, (), now, check=False)
-                self._unplaced.pop(key, None)
-                self._unreachable.discard(key)
+            if group is None and key in self._groups:
+                self._give_up(key, now)
 
     def renew(self, addresses: Iterable[str], now: float) -> None:
         """Announce anew, from the beginning, what is announced of `addresses`."""
         self._now = now
-        for ip in map(packed, addresses):
-            for index in self._interfaces:
-                if (index, ip) in self._gratuitous:
-                    self._gratuitous.start((index, ip), now)
+        self._renew([(index, ip) for ip in map(packed, addresses) for index in self._interfaces], now)
+
+    def reopened(self, index: int, now: float) -> None:
+        """What was announced on this interface did not leave: its sockets could not be opened until now."""
+        self._now = now
+        self._renew([key for key in self._holders if key[0] == index], now)
 
     def set_members(self, macs: Iterable[str]) -> None:
         members = frozenset(eth.mac_bytes(mac) for mac in macs)
@@ -136,38 +130,34 @@ class Layer2Machine:
     def links(self, snapshot: Snapshot, now: float) -> None:
         """The interfaces as they are now."""
         self._now = now
-        if snapshot == self._snapshot:
+        if snapshot == self._picture.snapshot:
             return
-        told, used_before = self._told(), self.used()
-        before, self._snapshot = self._links, snapshot
-        self._links = {link.index: link for link in snapshot.links}
-        self._reasons = judge(snapshot.links)
-        self._routes = Routes(snapshot.on_link)
-        self._link_local = dict(snapshot.link_local)
-        self._own_macs = frozenset(link.mac for link in snapshot.links if link.mac)
-        known, self._matching = self._matching, {}
+        before, self._picture = self._picture, Picture(snapshot)
+        links, reasons = self._picture.links, self._picture.reasons
+        self._plugged = {i: when for i, when in self._plugged.items() if when > now}
+        for i, why in before.reasons.items():
+            if why not in IN_USE and reasons.get(i) in IN_USE:
+                self._plugged[i] = now + PLUGGED
         dropped = False
         for index in {*self._interfaces, *(key[0] for key in self._queue)}:
-            link, interface = self._links.get(index), self._interfaces.get(index)
+            link, interface = links.get(index), self._interfaces.get(index)
             changed = interface is not None and link is not None and link.mac != interface.link.mac
-            if link is None or changed or self._reasons[index] not in ("", "virtual"):
+            if link is None or changed or reasons[index] not in IN_USE:
                 self._drop_interface(index)
                 dropped = True
         # Pods' interfaces come and go all the time, and matter to no group.
-        moved = {patterns for patterns, indexes in known.items() if self._match(*patterns) != indexes}
-        if moved or dropped or not known or not used_before:
+        moved = {patterns for patterns, indexes in before.matching.items() if self._match(*patterns) != indexes}
+        if moved or dropped or not before.matching or not before.used():
             self._unplaced.update(self._groups)
             self._place_some(now)
         for index, interface in self._interfaces.items():
-            link = self._links[index]
-            was = before.get(index)
+            link = links[index]
+            was = before.links.get(index)
             interface.link = link
             if was is not None and link.carrier and not was.carrier:
                 # The cable came back, perhaps into another switch: tell it, and those behind it, where we are.
-                for key in self._holders:
-                    if key[0] == index and key in self._gratuitous:
-                        self._gratuitous.start(key, now + PLUGGED)
-        if self._told() != told:
+                self._renew([key for key in self._holders if key[0] == index], now + PLUGGED)
+        if self._picture.told() != before.told():
             self._events.append(api.InterfacesChanged(self.used()))
 
     def at(self, now: float) -> None:
@@ -178,6 +168,10 @@ class Layer2Machine:
     def behind(self) -> bool:
         """Some addresses wait to be taken into use."""
         return bool(self._queue or self._unplaced)
+
+    def where(self, group: str) -> frozenset[int]:
+        """The indexes of the interfaces at which `group` is answered for, or soon will be."""
+        return frozenset(index for index, _ in self._keys.get(group, ()))
 
     @property
     def busy(self) -> bool:
@@ -253,24 +247,19 @@ class Layer2Machine:
 
     def used(self) -> tuple[str, ...]:
         """Names of the interfaces in use, sorted."""
-        return tuple(sorted(self._links[index].name for index in self._usable()))
+        return self._picture.used()
 
     def own_macs(self) -> tuple[str, ...]:
-        return tuple(sorted({eth.mac_text(self._links[i].mac) for i in self._announcing()}))
+        return self._picture.own_macs()
 
     def prefixes(self) -> tuple[str, ...]:
-        used = self._announcing()
-        found = {r.network for r in self._snapshot.on_link if r.index in used and not r.network.is_link_local}
-        return tuple(sorted(map(str, found)))
+        return self._picture.prefixes()
 
     def dark(self) -> tuple[str, ...]:
-        used = self._announcing()
-        lit = {str(r.network) for r in self._snapshot.on_link if r.index in used and self._links[r.index].carrier}
-        return tuple(prefix for prefix in self.prefixes() if prefix not in lit)
+        return self._picture.dark()
 
     def on_link(self, addresses: Collection[str]) -> frozenset[str]:
-        used = self._announcing()
-        return frozenset(a for a in addresses if used & self._routes.interfaces(packed(a)))
+        return self._picture.on_link(addresses)
 
     def counters(self) -> dict[tuple[api.Metric, str], int]:
         counts = self.counts(self.owned_ips()).items()
@@ -301,13 +290,15 @@ class Layer2Machine:
         return {(text(ip), self._interfaces[index].link.name): eth.mac_text(mac) for (index, ip), mac in found}
 
     def status(self) -> dict[str, Any]:
+        links, reasons = self._picture.links, self._picture.reasons
+
         def states(ip: bytes) -> dict[str, str] | None:
-            here = [(index, link.name) for index, link in self._links.items() if (index, ip) in self._holders]
+            here = [(index, link.name) for index, link in links.items() if (index, ip) in self._holders]
             found = {name: self._duplicates.state((index, ip)) for index, name in here}
             return {name: state.value if state else "queued" for name, state in found.items()} or None
 
         return {
-            "interfaces": {link.name: self._reasons[i] or "used" for i, link in sorted(self._links.items())},
+            "interfaces": {link.name: reasons[i] or "used" for i, link in sorted(links.items())},
             "addresses": Lazy(self.owned_ips(), states, text),
             "conflicts": {f"{ip} on {name}": mac for (ip, name), mac in self.conflicts().items()},
             "unreachable": sorted(self._unreachable),
@@ -315,28 +306,25 @@ class Layer2Machine:
 
     # --- inside --------------------------------------------------------------------------------------
 
-    def _told(self) -> tuple[object, ...]:
-        """What `InterfacesChanged` is about."""
-        return self.used(), self.own_macs(), self.prefixes(), self.dark()
+    def _renew(self, keys: Iterable[Key], when: float) -> None:
+        """Announce those of `keys` that are announced from the beginning."""
+        for key in keys:
+            if key in self._gratuitous:
+                self._gratuitous.start(key, when)
 
-    def _usable(self) -> list[int]:
-        return [index for index, reason in self._reasons.items() if not reason]
-
-    def _announcing(self) -> frozenset[int]:
-        """Those in use, and others that a group names: there, too, are our frames and what is on-link."""
-        return frozenset(self._usable()).union(*self._matching.values())
+    def _give_up(self, name: str, now: float) -> None:
+        del self._groups[name]
+        self._need(name, (), now, check=False)
+        self._unplaced.pop(name, None)
+        self._unreachable.discard(name)
 
     def _match(self, interfaces: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[int, ...]:
-        found = self._matching.get((interfaces, exclude))
-        if found is None:
-            found = tuple(i for i, link in self._links.items() if matches(link, self._reasons[i], interfaces, exclude))
-            self._matching[interfaces, exclude] = found
-        return found
+        return self._picture.match(interfaces, exclude)
 
     def _interface(self, index: int) -> _Interface:
         interface = self._interfaces.get(index)
         if interface is None:
-            link = self._links[index]
+            link = self._picture.links[index]
             port = Port(link.mac, lambda heard: self._on_heard(index, heard))
             interface = self._interfaces[index] = _Interface(link, port)
         return interface
@@ -367,11 +355,11 @@ class Layer2Machine:
         """Compute where the group's addresses are answered for, and follow the difference."""
         self._unplaced.pop(group.key, None)
         patterns = group.interfaces, group.exclude_interfaces
-        before = None if patterns in self._matching else self._announcing()
+        before = None if patterns in self._picture.matching else self._picture.announcing()
         indexes = self._match(*patterns)
         if before is not None and not before.issuperset(indexes):
             self._events.append(api.InterfacesChanged(self.used()))
-        if indexes or not self._links:
+        if indexes or not self._picture.links:
             self._unreachable.discard(group.key)
         elif group.key not in self._unreachable:
             self._unreachable.add(group.key)
@@ -403,20 +391,19 @@ class Layer2Machine:
         self._ips[key[1]] -= 1
         if not self._ips[key[1]]:
             del self._ips[key[1]]
+            self._sent.pop(key[1], None)
 
     def _own(self, key: Key, now: float, *, check: bool) -> None:
         index, ip = key
         self._interface(index).port.add(ip, text(ip))
         self._changed[index, ip] = None
-        if self._duplicates.start(key, now, check=check, strict=index in self._routes.interfaces(ip)):
+        if self._duplicates.start(key, now, check=check, strict=index in self._picture.routes.interfaces(ip)):
             self._activate(key, now)
 
     def _disown(self, key: Key) -> None:
         self._claimed.pop(key, None)
         self._gratuitous.stop(key)
         self._duplicates.stop(key)
-        if key[1] not in self._ips:
-            self._sent.pop(key[1], None)
         self._forget(key)
 
     def _forget(self, key: Key) -> None:
@@ -439,7 +426,7 @@ class Layer2Machine:
         if answer is None or answer.active:
             return
         answer.active = True
-        self._gratuitous.start(key, now)
+        self._gratuitous.start(key, max(now, self._plugged.get(index, now)))
         self._events.append(api.Announcing(answer.address, interface.link.name))
 
     def _follow(self, step: Step[Key], now: float) -> None:
@@ -467,7 +454,7 @@ class Layer2Machine:
         if probe is not None and len(probe.macs) < MACS:
             probe.macs.add(heard.mac)
         key = (index, heard.ip)
-        if key not in self._holders or heard.mac in self._own_macs:
+        if key not in self._holders or heard.mac in self._picture.macs:
             return
         if heard.mac in self._members:
             answer = self._interfaces[index].port.get(heard.ip)
@@ -483,7 +470,7 @@ class Layer2Machine:
         mac = interface.port.mac
         if len(ip) == 4:
             return arp.probe(mac, ip)
-        return ndp.probe(mac, self._link_local.get(interface.link.index) or ndp.link_local(mac), ip)
+        return ndp.probe(mac, self._picture.link_local.get(interface.link.index) or ndp.link_local(mac), ip)
 
     def _announce(self, key: Key) -> None:
         index, ip = key

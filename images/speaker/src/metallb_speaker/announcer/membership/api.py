@@ -40,7 +40,11 @@ class Members(Protocol):
         """The speakers that the cluster knows, this node's among them or not: the whole list, at each change."""
 
     def set_macs(self, macs: Iterable[str], now: float) -> None:
-        """The MAC addresses that this node announces with (`Layer2.own_macs`): members tell each other."""
+        """The MAC addresses that this node announces with (`Layer2.own_macs`): members tell each other.
+
+        Of more than `wire.MAX_MACS` the first ones are told; of more than `FIRST_MACS` by a node that says nothing of
+        its prefixes, and to older versions, those.
+        """
 
     def set_prefixes(self, prefixes: Iterable[str], now: float) -> None:
         """The prefixes that this node has a connected route to (`Layer2.prefixes`): members tell each other.

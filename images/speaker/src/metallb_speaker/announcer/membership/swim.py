@@ -46,7 +46,7 @@ from metallb_speaker.announcer.membership.messages import (
     Status,
 )
 from metallb_speaker.announcer.membership.peers import Peer
-from metallb_speaker.announcer.membership.table import MAX_INCARNATION, Table
+from metallb_speaker.announcer.membership.table import MAX_GENERATION, MAX_INCARNATION, Table
 from metallb_speaker.announcer.membership.timings import DEFAULT, Timings
 from metallb_speaker.announcer.membership.transport import Transport
 from metallb_speaker.announcer.membership.wire import MAX_MACS, MAX_PREFIXES
@@ -115,9 +115,9 @@ class Membership:
 
     def set_macs(self, macs: Iterable[str], now: float) -> None:
         """See `api.Members.set_macs`."""
-        sorted_macs = tuple(sorted(set(macs)))[:MAX_MACS]
-        if sorted_macs != self._net.own.macs:
-            self._renew(now, macs=sorted_macs)
+        told = tuple(dict.fromkeys(macs))[:MAX_MACS]
+        if told != self._net.own.macs:
+            self._renew(now, macs=told)
 
     def set_prefixes(self, prefixes: Iterable[str], now: float) -> None:
         """See `api.Members.set_prefixes`."""
@@ -261,7 +261,8 @@ class Membership:
             return
         peer, content = received
         self._detector.last_heard = now
-        self._table.generation = max(self._table.generation, content.generation)
+        if content.generation <= MAX_GENERATION:
+            self._table.generation = max(self._table.generation, content.generation)
         for message in content.messages:
             self._handle(peer, message, now)
         if peer.record is not None and not peer.alive and now - peer.told_at >= TELL_EVERY:

@@ -30,6 +30,8 @@ from metallb_speaker.desired import Member
 
 #: Beyond this an incarnation is nobody's honest count; the field has 32 bits.
 MAX_INCARNATION = 1 << 31
+#: The same for a generation: a higher one is not adopted, so ours, which only grows by what happens, always fits.
+MAX_GENERATION = 1 << 31
 
 
 def newer(said: Record, held: Record) -> bool:

@@ -12,6 +12,7 @@ Anything else from a life that is not admitted changes nothing, and is answered 
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from random import Random
@@ -81,7 +82,7 @@ class Transport:
             data = encode(
                 self.table.me, self.boot, self._counter, self.table.generation, (*gossip, *encoded), name, self.keyring
             )
-        except ValueError:
+        except (ValueError, struct.error):
             self.drops[NOT_SENT] += 1
             return
         self.out.append((data, target))

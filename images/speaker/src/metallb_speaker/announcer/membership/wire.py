@@ -59,8 +59,10 @@ OLDEST = 1
 MAX_DATAGRAM = 1280 - 40 - 8
 #: A node name is a DNS subdomain (RFC 1123, Kubernetes): at most 253 octets.
 MAX_NAME = 253
-#: MAC addresses per record: the interfaces of a node that announce; a bound on what one record may take.
-MAX_MACS = 8
+#: MAC addresses per record: the interfaces of a node that announce; a bound on what one record may take. The first
+#: ones are where every reader looks for them, the others behind the prefixes, where one that knows of eight does not.
+MAX_MACS = 16
+FIRST_MACS = 8
 #: Connected prefixes per record, likewise; a node with more says nothing of them, and is never passed over.
 MAX_PREFIXES = 16
 
@@ -158,11 +160,23 @@ def _record_body(record: Record) -> bytes:
     address = _packed(record.address)
     flags = (_SETTLED if record.settled else 0) | (_LEAVING if record.leaving else 0)
     fixed = _RECORD.pack(record.status, flags, record.incarnation, record.boot, record.port, len(address))
-    macs = b"".join(bytes.fromhex(mac.replace(":", "")) for mac in record.macs[:MAX_MACS])
+    macs = _macs(record.macs[:FIRST_MACS])
     said = b"" if record.prefixes is None else _prefixes(record.prefixes)
-    return b"".join(
-        (_short(record.name), fixed, address, bytes((len(macs) // 6,)), macs, _short(record.accuser), said),
-    )
+    # What follows the prefixes needs them to be there: of a node that says nothing of them the first ones must do.
+    more = _macs(record.macs[FIRST_MACS:MAX_MACS]) if said and len(record.macs) > FIRST_MACS else b""
+    return b"".join((_short(record.name), fixed, address, macs, _short(record.accuser), said, more))
+
+
+def _macs(macs: tuple[str, ...]) -> bytes:
+    """Their number, and six octets each."""
+    return b"".join((bytes((len(macs),)), *(bytes.fromhex(mac.replace(":", "")) for mac in macs)))
+
+
+def _read_macs(reader: _Reader, most: int) -> tuple[str, ...]:
+    count = reader.octet()
+    if count > most:
+        raise DecodeError(MALFORMED)
+    return tuple(reader.take(6).hex(":") for _ in range(count))
 
 
 @lru_cache(maxsize=2048)
@@ -211,13 +225,12 @@ def _read_record(reader: _Reader) -> Record:
     if status > Status.LEFT:
         raise DecodeError(MALFORMED)
     address = reader.address(length)
-    count = reader.octet()
-    if count > MAX_MACS:
-        raise DecodeError(MALFORMED)
-    macs = tuple(reader.take(6).hex(":") for _ in range(count))
+    macs = _read_macs(reader, FIRST_MACS)
     accuser = reader.name(empty=True)
     settled, leaving = bool(flags & _SETTLED), bool(flags & _LEAVING)
     prefixes = _read_prefixes(reader)
+    if reader.position < reader.end:
+        macs += _read_macs(reader, MAX_MACS - FIRST_MACS)
     return Record(name, Status(status), incarnation, boot, address, port, settled, leaving, macs, accuser, prefixes)
 
 

@@ -17,7 +17,8 @@ Each turn, after membership was fed (see `membership/api.py`)::
 Flush membership's datagrams after layer 2 was set: in an ordered hand-over the successor's gratuitous frames
 leave first, then its claim, and on that the old owner falls silent.
 
-Desired: after a snapshot call `replace(groups, now)`, for deltas `upsert` and `remove`. When the first
+Desired: after a snapshot call `replace(groups, now)`, for deltas `upsert` and then `remove`: an address that goes to a
+group of another key has its owner still. When the first
 snapshot is whole call `complete`: a group that comes later is a new one, which nobody has yet. Call it again after each
 change: groups that are spread evenly are elected when all of it is known.
 Shutdown: `ownership.leave(now)` and `membership.leave(now)`, run the loop until `HandedOver`, at most `LEAVE_WAIT`.
@@ -70,6 +71,9 @@ class Owner(Protocol):
 
     def owned(self) -> Mapping[str, OwnedGroup]:
         """What this node owns now, for `Layer2.set`. Live: read it, do not keep it."""
+
+    def key_of(self, address: str) -> str:
+        """The key of the group that has `address`, which may be a key itself; "" for none."""
 
     def owner(self, key: str) -> str:
         """The node that this node believes to own `key`; "" for nobody: metrics, `/status`."""

@@ -108,7 +108,7 @@ class Book:
         else:
             self.states[key] = new
         if new is State.YIELDING:
-            self.outbox.unclaim(key)
+            self._unclaim(entry)
             self.outbox.handover(successor, key, now)
             if old is not State.YIELDING:
                 self.due[key] = now + self._patience(successor)
@@ -123,8 +123,14 @@ class Book:
         elif old in ANSWERING and new not in ANSWERING:
             del self.owned[key]
             self.taken_at.pop(key, None)
-            self.outbox.unclaim(key)
+            self._unclaim(entry)
             self.events.append(lost or Lost(key, "notOwner"))
+
+    def _unclaim(self, entry: Entry) -> None:
+        self.outbox.unclaim(entry.group.key)
+        for address in entry.group.addresses:
+            if address.ip not in self.groups.entries:  # else it is the key of a group of its own
+                self.outbox.unclaim(address.ip)
 
     def believe(self, entry: Entry, owner: str, now: float) -> None:
         """Note who owns the group; "" for nobody."""
@@ -149,9 +155,31 @@ class Book:
         live = previous not in ("", self.me) and self.tier(previous) is not Tier.SILENT
         if old is not State.YIELDING:
             # Whoever is known to answer still, or to have answered until now by us, need not be looked for.
+            # (What is new in a group beside such addresses is looked for within seconds, as every address is.)
             self.owned[key] = owned_group(entry.group, check=not (live or previous == self.me))
             self.taken_at[key] = now
             self.events.append(Acquired(key, "" if previous == self.me else previous))
         if live:
             self.outbox.claim(previous, key, now)
+        self.claim_inherited(entry, now)
         self.groups.believe(entry, self.me)
+
+    def claim_inherited(self, entry: Entry, now: float) -> None:
+        """Say, once, to those who had addresses of the group under another key that these are ours: they may still."""
+        for ip, node in entry.heir_of.items():
+            ours = ip != entry.group.key and self.groups.by_address.get(ip) == entry.group.key
+            if ours and node not in ("", self.me) and self.tier(node) is not Tier.SILENT:
+                self.outbox.claim(node, ip, now)
+        entry.heir_of = {}
+
+    def inherit(self, entry: Entry, before: Mapping[str, tuple[str, str]], now: float) -> None:
+        """A new group has addresses of others (`Groups.before`): it is moved from their owner in order.
+
+        Where that is us, we answer for all of it, until its winner does.
+        """
+        key, owner = next((found for found in before.values() if found[1]), ("", ""))
+        if owner == self.me and self.state(key) not in ANSWERING:
+            return
+        self.groups.believe(entry, owner)
+        if owner == self.me:
+            self.apply(entry, Input.WIN, now)

@@ -2,7 +2,10 @@
 
 Two who both own a group, and hear each other, settle it by the generation of the view that each claim rests on,
 then by the order of election, or by their names where each elects itself, because what is desired has not reached
-one of them yet. Towards a node that membership does not hear there is only the wire:
+one of them yet. Nodes may hold an address by different keys, while a change that joins or parts Services has not
+reached all of them. So a claim names the key, and where it matters the other addresses, too: these by a generation that
+is one higher, since the group that has more of them goes before. Who has that address by another key, too, leaves the
+one out. Towards a node that membership does not hear there is only the wire:
 
 * Membership is asked to call it at once: where UDP works, that ends the matter within a round trip, for whoever
   was cut off or stopped learns that it was replaced, and gives up all that it has.
@@ -130,7 +133,7 @@ class Claims:
         elif state is State.OWNED:
             if book.elect(entry) != book.me:
                 book.yield_to(entry, node, now)
-            elif self._assert(key, node, now):
+            elif self._assert(entry, node, now, address):
                 book.events.append(Reassert(key, node))
         else:
             book.believe(entry, node, now)
@@ -172,13 +175,18 @@ class Claims:
             book.events.append(Kept(node, address, mac))
         self._touch(node, now)
 
-    def _assert(self, key: str, node: str, now: float) -> bool:
-        """Say to `node` that `key` is ours, unless we did just now: two who are both sure must not make a storm."""
+    def _assert(self, entry: Entry, node: str, now: float, name: str) -> bool:
+        """Say to `node`, which named that address, that the group is ours, unless we did just now.
+
+        Two who are both sure must not make a storm.
+        """
+        key = entry.group.key
         if now - self._reasserted.get(key, -NEVER) < REASSERT_EVERY:
             return False
         self._reasserted[key] = now
         self._book.events.append(SplitBrain(key, node, yielded=False))
-        self._book.outbox.claim(node, key, now)
+        for claimed in {key: None, name: None}:
+            self._book.outbox.claim(node, claimed, now)
         return True
 
     # --- messages of members ----------------------------------------------------------------------------
@@ -187,37 +195,40 @@ class Claims:
         """A member's message; `basis` is the generation of our view before it came."""
         book = self._book
         for key in message.keys:
-            entry = book.groups.entries.get(key)
+            entry = book.groups.find(key)
             match message:
                 case Claim(generation):
                     if entry is None:
                         book.outbox.released(sender, key)
                     else:
-                        self._claimed(entry, sender, generation, basis, now)
+                        self._claimed(entry, key, sender, generation, basis, now)
                 case Released():
                     book.outbox.answered(sender, key)
-                    if entry is not None and book.state(key) is State.YIELDING and book.leaving is None:
+                    held = entry.group.key if entry is not None else ""
+                    if book.state(held) is State.YIELDING and book.leaving is None:
                         # It is alive and says that it has not taken over: somebody must answer meanwhile.
-                        book.due[key] = now + YIELD_WAIT
+                        book.due[held] = now + YIELD_WAIT
                 case Handover():
                     self._offered(entry, key, sender, now)
 
-    def _claimed(self, entry: Entry, sender: str, generation: int, basis: int, now: float) -> None:
+    def _claimed(self, entry: Entry, name: str, sender: str, generation: int, basis: int, now: float) -> None:
         book, key = self._book, entry.group.key
         state = book.state(key)
+        if name != key:
+            generation -= 1  # what an address that is no key is put ahead by is worth nothing to whom it is none, too
         if book.silent(sender):
             # It is gone, for all that we know, and this a word from before; where it lives, it will refute that first.
             self.calls[sender] = None
             if state is State.OWNED:
-                self._assert(key, sender, now)
+                self._assert(entry, sender, now, name)
             elif state is State.IDLE:
-                book.outbox.released(sender, key)
+                book.outbox.released(sender, name)
             return
         if state is State.OWNED:
             ours = self.ahead(entry, sender)
             stuck = ours and generation == basis and self._contest_age(key, sender, now) >= DISPUTE
             if generation < basis or (generation == basis and ours and not (stuck and self._first_is(sender, key))):
-                self._assert(key, sender, now)
+                self._assert(entry, sender, now, name)
                 return
             if ours:
                 # Newer, but our own view still elects us: yield, and do not claim it back at once.
@@ -230,7 +241,7 @@ class Claims:
                 book.due[key] = self.holds[key][0]
         else:
             book.believe(entry, sender, now)
-        book.outbox.released(sender, key)
+        book.outbox.released(sender, name)
 
     def _contest_age(self, key: str, node: str, now: float) -> float:
         """For how long `node` has claimed `key` against us, without a longer pause."""
@@ -261,19 +272,20 @@ class Claims:
         me = self._book.me
         return self._book.groups.elect(entry, lambda name: mine if name in (me, other) else Tier.SILENT) == me
 
-    def _offered(self, entry: Entry | None, key: str, sender: str, now: float) -> None:
-        """`sender` would like to be rid of `key`."""
+    def _offered(self, entry: Entry | None, name: str, sender: str, now: float) -> None:
+        """`sender` would like to be rid of the group that it has by the key `name`."""
         book = self._book
+        key = entry.group.key if entry is not None else name
         state = book.state(key)
-        if entry is not None and state is State.PENDING:
+        if entry is not None and state is State.PENDING and name == key:
             book.believe(entry, sender, now)
             book.apply(entry, Input.WIN, now)
         elif entry is not None and state is State.OWNED:
-            book.outbox.claim(sender, key, now)
+            book.outbox.claim(sender, name, now)
             since = max(book.taken_at.get(key, -NEVER), self._reasserted.get(key, -NEVER))
             if now - since >= CONTEST_FORGET:  # else our frames are being repeated
                 # It has answered for it: we were given up without our knowing, and hosts' caches hold its frames.
                 self._reasserted[key] = now
                 book.events.append(Reassert(key, sender))
         else:
-            book.outbox.released(sender, key)
+            book.outbox.released(sender, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metallb_speaker.announcer.elect import rank
 from metallb_speaker.announcer.membership.events import Standing, Tier
@@ -39,6 +39,7 @@ class Entry:
     winner: str = ""  # of the last election: not the owner yet while a hand-over is under way
     off: frozenset[str] = frozenset()  # passed over while any other is alive: see `onlink`
     unseen: bool = False  # it was there before this node looked: somebody may own it
+    heir_of: Mapping[str, str] = field(default_factory=dict)  # addresses that a group of another key had -> its owner
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -88,6 +89,9 @@ class Groups:
         self.spread = Spread()
         self.entries: dict[str, Entry] = {}
         self.by_address: dict[str, str] = {}
+        self._left: dict[
+            str, tuple[str, str]
+        ] = {}  # address that is in no group -> (key, owner) of the one that had it
         self._by_node: dict[str, dict[str, None]] = {}
         self._owned_by: dict[str, dict[str, None]] = {}
         self._deep: dict[str, None] = {}  # more candidates than PREFIX
@@ -101,6 +105,7 @@ class Groups:
             for address in held.group.addresses:
                 if self.by_address.get(address.ip) == group.key:
                     del self.by_address[address.ip]
+                    self._left[address.ip] = group.key, held.owner
             if held.group.spread != group.spread:
                 self._unspread(held.group)
             if same:
@@ -120,7 +125,26 @@ class Groups:
             self.spread.put(group)
         for address in group.addresses:
             self.by_address[address.ip] = group.key
+            self._left.pop(address.ip, None)
         return entry
+
+    def find(self, name: str) -> Entry | None:
+        """The group of that key, else the one that holds that address: another node may have it under another key."""
+        return self.entries.get(name) or self.entries.get(self.by_address.get(name, ""))
+
+    def before(self, group: Layer2Group) -> dict[str, tuple[str, str]]:
+        """Addresses of `group` that another group has, or has lost in this change -> that one's key and owner."""
+        found = {}
+        for ip in (address.ip for address in group.addresses):
+            key = self.by_address.get(ip, "")
+            known = (key, self.entries[key].owner) if key else self._left.get(ip)
+            if known is not None and known[0] != group.key:
+                found[ip] = known
+        return found
+
+    def complete(self) -> None:
+        """A change is whole: an address that is in no group now has no owner any more."""
+        self._left.clear()
 
     def _unspread(self, group: Layer2Group) -> None:
         if group.spread:

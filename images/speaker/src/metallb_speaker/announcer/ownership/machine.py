@@ -69,16 +69,19 @@ class Ownership:
     def replace(self, groups: Iterable[Layer2Group], now: float) -> None:
         """See `api.Owner.replace`."""
         fresh = {group.key: group for group in groups}
-        for key in [key for key in self._book.groups.entries if key not in fresh]:
-            self.remove(key, now)
         for group in fresh.values():
             self.upsert(group, now)
+        # Last, so that an address that goes from one group to another has the owner that it had.
+        for key in [key for key in self._book.groups.entries if key not in fresh]:
+            self.remove(key, now)
+        self._book.groups.complete()
         self._book.groups.spread.complete()
         self._respread(now)
 
     def complete(self, now: float) -> None:
         """See `api.Owner.complete`."""
         self._complete = True
+        self._book.groups.complete()
         self._book.groups.spread.complete()
         self._respread(now)
 
@@ -93,9 +96,16 @@ class Ownership:
         held = book.groups.entries.get(group.key)
         if held is not None and held.group == group:
             return
+        before = book.groups.before(group)
         entry = book.groups.put(group)
         if held is None:
             entry.unseen = not self._complete
+        if before:
+            entry.heir_of = {ip: owner for ip, (_, owner) in before.items()}
+            if held is None:
+                book.inherit(entry, before, now)
+            elif group.key in book.owned:
+                book.claim_inherited(entry, now)
         if group.key in book.owned:
             changed = owned_group(group, check=True)
             if changed != book.owned[group.key]:
@@ -177,7 +187,7 @@ class Ownership:
             # Nobody could be asked whether we were replaced, or we would own nothing now: heirs object to our frames.
             book.events += [Reassert(key, self.me) for key in book.owned]
         self._on_time(now)
-        for out in book.outbox.flush(self._generation, now):
+        for out in book.outbox.flush(self._generation, now, book.groups.entries):
             members.send(out.to, out.message, now)
         for name in self._claims.calls:
             members.call(name, now)
@@ -382,6 +392,11 @@ class Ownership:
     def owned(self) -> Mapping[str, OwnedGroup]:
         """See `api.Owner.owned`."""
         return self._book.owned
+
+    def key_of(self, address: str) -> str:
+        """See `api.Owner.key_of`."""
+        entry = self._book.groups.find(address)
+        return entry.group.key if entry else ""
 
     def owner(self, key: str) -> str:
         """See `api.Owner.owner`."""

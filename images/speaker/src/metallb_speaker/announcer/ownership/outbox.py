@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from metallb_speaker.announcer.membership.messages import Claim, Handover, Released
 from metallb_speaker.announcer.ownership.events import Outgoing
 from metallb_speaker.announcer.ownership.states import CLAIM_TRIES, REPEAT_EVERY, REPEAT_MOST
@@ -75,8 +77,8 @@ class Outbox:
         self._handovers.pop(node, None)
         self._answers.pop(node, None)
 
-    def flush(self, generation: int, now: float) -> list[Outgoing]:
-        """The messages to send now."""
+    def flush(self, generation: int, now: float, groups: Container[str] | None = None) -> list[Outgoing]:
+        """The messages to send now. `groups`: the keys of ours; other names are addresses, see `claims`."""
         out = [
             Outgoing(node, Released(batch)) for node, keys in self._answers.items() for batch in _batches(list(keys))
         ]
@@ -90,7 +92,11 @@ class Outbox:
                 del claims[key]
             if not claims:
                 del self._claims[node]
-            out += [Outgoing(node, Claim(generation, batch)) for batch in _batches(_due(claims, repeat))]
+            due = _due(claims, repeat)
+            keys = [name for name in due if groups is None or name in groups]
+            others = [name for name in due if groups is not None and name not in groups]
+            out += [Outgoing(node, Claim(generation, batch)) for batch in _batches(keys)]
+            out += [Outgoing(node, Claim(generation + 1, batch)) for batch in _batches(others)]
         for node, asked in self._handovers.items():
             out += [Outgoing(node, Handover(batch)) for batch in _batches(_due(asked, repeat))]
         self._new = False
