@@ -461,11 +461,13 @@ def packages(groups: Iterable[str]) -> None:
             ]
             log = cache() / "apt.log"
             with open(log, "w") as out:
-                code = subprocess.run(install, env=env, stdout=out, stderr=out, check=False).returncode
-                if code:  # an old or missing list: refresh it once
-                    say("refreshing the package lists")
-                    subprocess.run(["apt-get", "update", "-q"], env=env, stdout=out, stderr=out, check=False)
+                for pause in (0, 20, None):
                     code = subprocess.run(install, env=env, stdout=out, stderr=out, check=False).returncode
+                    if not code or pause is None:
+                        break
+                    say("refreshing the package lists")  # old or missing; or the network failed
+                    time.sleep(pause)
+                    subprocess.run(["apt-get", "update", "-q"], env=env, stdout=out, stderr=out, check=False)
             if code:
                 raise ToolchainError(f"apt-get install {' '.join(missing)} failed:\n{log.read_text()[-2000:]}")
         finally:
