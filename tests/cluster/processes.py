@@ -175,6 +175,15 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread stands still, or has ended: a signal takes a moment to reach them all."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(stat.read_text().rpartition(")")[2].split()[0])
+    return all(state in "TtZX" for state in states)
+
+
 def running(record: Record) -> bool:
     now = start_time(record.pid)
     if now is None:

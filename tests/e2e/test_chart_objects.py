@@ -41,7 +41,7 @@ def kinds(kube: KubeClient) -> Iterator[KubeClient]:
     names = [crd["metadata"]["name"] for crd in missing]
     if missing:
         kube.apply(*missing)
-        kube.kubectl("wait", "--for=condition=Established", "--timeout=30s", *[f"crd/{n}" for n in names])
+        kube.kubectl("wait", "--for=condition=Established", "--timeout=90s", *[f"crd/{n}" for n in names])
     yield kube
     if names:
         kube.kubectl("delete", "crd", *names)
