@@ -73,7 +73,7 @@ class KubeClient:
         return dict(json.loads(self.kubectl("get", *arguments, "-o", "json")))
 
     def wait(self, what: str, test: Callable[[], Any], timeout: float = 60.0, every: float = 0.2) -> None:
-        """Until `test()` is true; an answer that does not come yet (ClusterError, OSError) counts as false.
+        """Until `test()` is true; an error of a program or of the network counts as false.
 
         `timeout` is what it takes on a machine that does nothing else; it may take PATIENCE times as long. How quick
         the product is, tests measure themselves.
@@ -83,7 +83,7 @@ class KubeClient:
         def one() -> Any:
             try:
                 return test()
-            except (ClusterError, OSError, subprocess.TimeoutExpired) as error:
+            except (ClusterError, OSError, subprocess.SubprocessError) as error:
                 last[:] = [error]
                 return False
 

@@ -162,7 +162,7 @@ def _keep(instance: Instance) -> list[Path]:
     return [w for w in wanted if w == instance.folder or any(h in w.parents for h in hidden)]
 
 
-def _wait(processes: Processes, what: str, test: Any, names: list[str], timeout: float = 120.0) -> None:
+def _wait(processes: Processes, what: str, test: Any, names: list[str], timeout: float = 300.0) -> None:
     """Wait, but no longer once one of the named processes has ended: its log says why."""
 
     def one() -> bool:

@@ -182,7 +182,7 @@ class Observer(Inside):
     """Mixed into `api.Cluster`."""
 
     def fetch(
-        self, address: str, *, port: int = 80, path: str = "/", host: str = "client", timeout: float = 3.0
+        self, address: str, *, port: int = 80, path: str = "/", host: str = "client", timeout: float = 5.0
     ) -> str:
         """The page at an address, fetched from a host outside the cluster. Raises ClusterError."""
         url = f"http://{url_host(address)}:{port}{path}"

@@ -114,7 +114,7 @@ class Processes:
                 return
             if number == signal.SIGTERM:
                 self.signal(name, signal.SIGCONT)
-            wait = timeout if number == signal.SIGTERM else 10.0
+            wait = timeout if number == signal.SIGTERM else 30.0
             with contextlib.suppress(ClusterError):
                 until(f"{name} ends", lambda: self.pid(name) is None, wait, 0.02)
                 return

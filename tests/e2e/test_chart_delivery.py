@@ -42,7 +42,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             where = f"http://127.0.0.1:{port}"
-            limit = time.monotonic() + 20
+            limit = time.monotonic() + 60
             while True:
                 try:
                     urllib.request.urlopen(f"{where}/index.yaml", timeout=5).close()
