@@ -348,8 +348,8 @@ def test_a_rollout_with_graceful_restart_loses_no_connection(bird: Bird) -> None
         lab.wait("three sessions again", lambda: len(bird.sessions()) == 3, 30)
         time.sleep(2)
         report = probe.report().since(start)
-    print(f"\n{len(report.attempts)} attempts in {time.monotonic() - start:.0f} s, failed: {dict(report.failures)}")
-    print(report.set_apart)
+    failed = f"failed: {dict(report.failures)} {report.set_apart}"
+    print(f"\n{len(report.attempts)} attempts in {time.monotonic() - start:.0f} s, {failed}")
     # A stale route is not taken away: the kernel's route, and so the spread of connections, never changes.
     monitor.terminate()
     changes, _ = monitor.communicate()

@@ -80,7 +80,7 @@ def test_traffic_follows_when_the_node_loses_power_and_returns_in_order(net: Clu
             time.sleep(1)
             for family, probe in probes.items():
                 away = probe.report().since(cut)
-                print(f"\n{family}: away for {away.longest:.2f} s after power-off; {away.set_apart}")
+                print(f"\n{family}: away for {away.longest:.2f} s after power-off {away.set_apart}")
                 assert away.values("node").keys() == {last}
                 assert away.longest < 10, away.failures
             net.wait("the next node alone answers", lambda: seen.lately() == dict.fromkeys(pair, heir), 20)
@@ -102,7 +102,7 @@ def test_traffic_follows_when_the_node_loses_power_and_returns_in_order(net: Clu
             assert path.doubled < 3 + paused, address
         for family, probe in probes.items():
             returned = probe.report().since(back)
-            print(f"{family}: away for {returned.longest:.2f} s at the return; {returned.set_apart}")
+            print(f"{family}: away for {returned.longest:.2f} s at the return {returned.set_apart}")
             assert returned.longest < 3, returned.failures
     product.remove(net, "follow")
 
