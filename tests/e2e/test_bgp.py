@@ -36,6 +36,15 @@ def bird(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bir
     product.clean(lab)
 
 
+@pytest.fixture(autouse=True)
+def _as_at_the_start(bird: Bird) -> None:
+    """Each test finds what the first one found, whatever became of the one before."""
+    product.remove(bird.lab, "--all")
+    product.edit_config(bird.lab, config(bird.address))
+    bird.lock("")
+    bird.ask("configure")
+
+
 def select(lab: Cluster, name: str, backend: str) -> None:
     """Point a Service to another backend."""
     patch = json.dumps({"spec": {"selector": {"backend": backend}}})

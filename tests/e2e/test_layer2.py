@@ -25,6 +25,12 @@ def net(lab: Cluster) -> Iterator[Cluster]:
     product.remove(lab, "--all")
 
 
+@pytest.fixture(autouse=True)
+def _as_at_the_start(net: Cluster) -> None:
+    """Each test finds what the first one found, whatever became of the one before."""
+    product.remove(net, "--all")
+
+
 def test_exactly_one_node_answers_arp_and_ndp(net: Cluster) -> None:
     [found] = product.expose(net, product.service("dual", **product.DUAL))
     assert found == [ADDRESS_V4, ADDRESS_V6]

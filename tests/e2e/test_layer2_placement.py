@@ -30,6 +30,13 @@ def net(lab: Cluster) -> Iterator[Cluster]:
     product.edit_config(lab, product.layer2())
 
 
+@pytest.fixture(autouse=True)
+def _as_at_the_start(net: Cluster) -> None:
+    """Each test finds what the first one found, whatever became of the one before."""
+    product.remove(net, "--all")
+    product.edit_config(net, product.layer2())
+
+
 def follows(net: Cluster, owners: dict[str, str], timeout: float = 30.0) -> None:
     """Wait until each address is answered by this node alone; "": by nobody."""
     with Answers(net, list(owners)) as seen:
