@@ -449,16 +449,8 @@ def packages(groups: Iterable[str]) -> None:
             policy.chmod(0o755)
         try:
             env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-            install = [
-                "apt-get",
-                "install",
-                "-y",
-                "-q",
-                "-o",
-                "Acquire::Retries=3",
-                "--no-install-recommends",
-                *missing,
-            ]
+            options = ["-y", "-q", "-o", "Acquire::Retries=3", "--no-install-recommends"]
+            install = ["apt-get", "install", *options, *missing]
             log = cache() / "apt.log"
             with open(log, "w") as out:
                 for pause in (0, 20, None):
