@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster import lifecycle
+from tests.cluster import guests, images, lifecycle, toolchain
 from tests.cluster.api import Cluster, instances
-from tests.cluster.instance import ClusterError
+from tests.cluster.builder import BuildError
+from tests.cluster.instance import ClusterError, say
 from tests.cluster.plan import CLIENT, MAX_NODES, Family
 from tests.cluster.toolchain import ToolchainError
 
@@ -99,6 +100,13 @@ def owners(o: argparse.Namespace) -> None:
     print("\n".join(found) or f"nobody answers for {o.address}")
 
 
+def prepare(o: argparse.Namespace) -> None:
+    lifecycle.prepare()
+    toolchain.packages(["images"])
+    images.prepare(say)
+    guests.nginx()
+
+
 def restart(o: argparse.Namespace) -> None:
     Cluster.attach(o.name).processes.restart(o.process)
 
@@ -139,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--match", default="", help="only frames that match this nft expression")
     faults.add_argument("--percent", type=int, default=100, help="lose so many of 100")
     verb("owners", owners, "which hosts answer ARP or NDP for an address").add_argument("address")
+    verb("prepare", prepare, "fetch and build all that clusters, images and the demo take from elsewhere")
     verb("restart", restart, "restart one process of the cluster, such as node1-kubelet").add_argument("process")
     return parser
 
@@ -151,7 +160,7 @@ def main(arguments: list[str]) -> int:
     try:
         options.function(options)
         sys.stdout.flush()
-    except (ClusterError, ToolchainError) as error:
+    except (ClusterError, ToolchainError, BuildError) as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

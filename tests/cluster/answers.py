@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.cluster.plan import REGISTRY, Host
 
 #: Seconds that an ordered hand-over may last on a busy machine.
 OVERLAP = 0.15
+#: Seconds that are looked back on to say who answers at present.
+LOOK = 0.6
 _ASKER = Path(__file__).with_name("asker.py")
 
 
@@ -106,6 +109,9 @@ class Answers(Reporter):
         self._names = {h.mac: h.name for h in cluster.plan.hosts}
         self._addresses = list(addresses)
         self._lines = {address: Timeline() for address in self._addresses}
+        self._every, self._asked_last = every, float("inf")
+        #: Stretches in which the asker did not get to run: what is seen then says nothing of who has an address.
+        self.stalls: list[Outage] = []
         argv = [sys.executable, "-I", str(_ASKER), "eth0", host.mac, host.v4, str(every), str(rest), *addresses]
         super().__init__(
             cluster.popen_in(host.name, *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True), "the asker"
@@ -118,6 +124,9 @@ class Answers(Reporter):
             line = self._lines[self._addresses[number]]
             line.asked.append(when)
             line.answered.append(set())
+            if when - self._asked_last > self._every + OVERLAP:
+                self.stalls.append(Outage(self._asked_last, when))
+            self._asked_last = when
         for when, number, mac, kind in told["heard"]:
             line = self._lines[self._addresses[number]]
             name = self._names.get(mac, mac)
@@ -127,3 +136,16 @@ class Answers(Reporter):
             elif at >= 0:
                 line.answered[at].add(name)
         return self._lines
+
+    def lately(self) -> dict[str, str]:
+        """Who has answered in the last LOOK seconds, by address: one host, or several; "": nobody; "?": not asked."""
+        lines, start = self.now(), time.monotonic() - LOOK
+        found = {}
+        for address, line in lines.items():
+            answered = line.since(start).answered[:-1]
+            found[address] = " ".join(sorted(set().union(*answered))) if answered else "?"
+        return found
+
+    def stalled(self, start: float) -> float:
+        """Seconds since `start` in which the asker did not run: by so much a silence or a double may be longer."""
+        return sum(stall.end - max(start, stall.start) for stall in self.stalls if stall.end > start)

@@ -13,12 +13,12 @@ from typing import Any
 from tests.cluster import lifecycle, node
 from tests.cluster.client import KubeClient
 from tests.cluster.fabric import Fabric
-from tests.cluster.instance import ClusterError, Instance
+from tests.cluster.instance import ClusterError, Instance, until
 from tests.cluster.kubeapi import KubeApi
 from tests.cluster.node import NodeFiles
 from tests.cluster.observe import Observer
 from tests.cluster.plan import Family, Host, Node, Plan
-from tests.cluster.processes import Processes, Program
+from tests.cluster.processes import Processes, Program, stopped
 
 
 class Cluster(KubeClient, Observer):
@@ -127,9 +127,11 @@ class Cluster(KubeClient, Observer):
         self.fabric.cable(host, plugged=True)
 
     def pause(self, process: str) -> None:
-        """SIGSTOP a process of the cluster, such as ``etcd``; `resume` lets it go on."""
+        """SIGSTOP a process of the cluster, such as ``etcd``, and wait until it stands; `resume` lets it go on."""
         if not self.processes.signal(process, SIGSTOP):
             raise ClusterError(f"{process} does not run")
+        pid = self.processes.pid(process)
+        until(f"{process} is stopped", lambda: pid is None or stopped(pid), 10, 0.005)
 
     def resume(self, process: str) -> None:
         if not self.processes.signal(process, SIGCONT):

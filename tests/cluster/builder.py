@@ -84,6 +84,19 @@ def run(command: Sequence[str | Path], *, what: str, env: dict[str, str] | None 
         return "".join(lines)
 
 
+def fetched(once: Callable[[], object], what: str, say: Say) -> None:
+    """Do what needs the network; up to three times, for that fails at times. Raises BuildError."""
+    for pause in (5, 30, None):
+        try:
+            once()
+            return
+        except BuildError as error:
+            if pause is None:
+                raise
+            say(f"{what} failed ({str(error).splitlines()[-1][:200]}); again in {pause} s")
+            time.sleep(pause)
+
+
 @dataclass
 class Builder:
     """One engine with its storage."""
@@ -128,9 +141,13 @@ class Builder:
             raise BuildError("debootstrap needs root: run as root, or give BASE=IMAGE with Python and pip in it")
         toolchain.packages(["images"])
         root = toolchain.cache() / "base"
-        shutil.rmtree(root, ignore_errors=True)
         include = f"--include={STAND_IN_PACKAGES}"
-        run(["debootstrap", "--variant=minbase", include, SUITE, root, *mirror()], what="debootstrap", say=self.say)
+
+        def debootstrap() -> None:
+            shutil.rmtree(root, ignore_errors=True)
+            run(["debootstrap", "--variant=minbase", include, SUITE, root, *mirror()], what="debootstrap", say=self.say)
+
+        fetched(debootstrap, "debootstrap", self.say)
         for folder in ("var/cache/apt", "var/lib/apt/lists"):
             shutil.rmtree(root / folder, ignore_errors=True)
             (root / folder / "partial").mkdir(parents=True)
@@ -288,6 +305,6 @@ def wheels(requirements: Path, say: Say = quiet) -> Path:
         command += ["--abi", abi]
     for name in [*platforms, f"manylinux2014_{machine}", f"manylinux1_{machine}"]:
         command += ["--platform", name]
-    run(command, what="pip download", say=say)
+    fetched(lambda: run(command, what="pip download", say=say), "pip download", say)
     part.rename(folder)
     return folder

@@ -92,7 +92,7 @@ def all_members(instance: Instance) -> set[int]:
     return {pid for group in groups(instance) for pid in members(group)} - {0}
 
 
-def end_all(instance: Instance, timeout: float = 20.0) -> None:
+def end_all(instance: Instance, timeout: float = 60.0) -> None:
     """SIGKILL everything in the instance's groups until they are empty, then remove them. Raises ClusterError."""
     end = time.monotonic() + timeout
     pause = 0.01

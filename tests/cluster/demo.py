@@ -76,6 +76,7 @@ class Demo:
         self.cluster = cluster
         self.out = Terminal()
         self.folder = cluster.instance.folder / "demo"
+        self.charts = self.folder / "charts"  # its own: what the user has in dist/ stays as it is
         self.me = f"{os.path.relpath(sys.executable)} -m tests.cluster"
         # Apart from the user's own Helm repositories.
         self.environment = {
@@ -88,7 +89,7 @@ class Demo:
         self.out.say("MetalLB's demo: a Kubernetes cluster on this machine, and a Service that gets an address.")
         self.out.title("Build the images and the chart, and start a cluster")
         self.out.say("Three nodes and a client outside of the cluster, in network namespaces on 172.18.0.0/16.")
-        self.out.command("make images package")
+        self.out.command(f"make images package OUT={self.charts}")
         self.out.command(f"{self.me} up --name {self.cluster.name}")
         with ThreadPoolExecutor(1) as pool:  # both at once
             built = pool.submit(images.build, lambda text: self.out.progress(f"images: {text}"))
@@ -96,9 +97,9 @@ class Demo:
             archives = built.result()
         package = self.package()
         for path in [*archives.values(), package]:
-            self.out.answer(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1e6:.2f} MB")
+            self.out.answer(f"{self.shown(path)}  {path.stat().st_size / 1e6:.2f} MB")
         self.user("kubectl", "get", "nodes")
-        self.publish(archives, package)
+        self.publish(archives)
         self.without()
         self.install()
         self.address()
@@ -117,12 +118,13 @@ class Demo:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def package(self) -> Path:
-        told = subprocess.run(["bash", ROOT / "tests/package.sh"], capture_output=True, text=True, check=False)
+        env = os.environ | {"OUT": str(self.charts)}
+        told = subprocess.run(["bash", ROOT / "tests/package.sh"], env=env, capture_output=True, text=True, check=False)
         if told.returncode:
             raise DemoError(f"the chart cannot be packaged:\n{told.stdout}{told.stderr}")
-        return ROOT / told.stdout.split()[0]
+        return Path(told.stdout.split()[0])
 
-    def publish(self, archives: dict[str, Path], package: Path) -> None:
+    def publish(self, archives: dict[str, Path]) -> None:
         self.out.title("Publish them as one would: images in a registry, the chart in a repository")
         self.out.say("Both are local to the demo. (With a container engine: docker push, or podman push.)")
         address = registry.start(self.cluster)
@@ -133,14 +135,11 @@ class Demo:
             push = ["python", "tests/cluster/registry.py", self.shown(archive), f"{address}/{name}"]
             self.out.command(f"{self.me} in --name {self.cluster.name} {REGISTRY.name} {shlex.join(push)}")
             registry.push_from(self.cluster, archive, f"{address}/{name}")
-        self.serve_chart(package)
+        self.serve_charts()
         (self.folder / "values.yaml").write_text(VALUES.format(registry=address))
 
-    def serve_chart(self, package: Path) -> None:
-        served = self.folder / "charts"
-        served.mkdir()
-        for path in (package, ROOT / "dist/index.yaml"):
-            (served / path.name).write_bytes(path.read_bytes())
+    def serve_charts(self) -> None:
+        served = self.charts
         self.port = free_port()
         argv = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(served), str(self.port)]
         self.cluster.spawn("charts", "", *argv)
@@ -194,7 +193,7 @@ class Demo:
         found = re.findall(r"<title>.*?</title>|<h1>.*?</h1>", answer)
         self.out.answer("\n".join(["...", *found, "..."]))
         self.out.say(f"\nThe first page came {time.monotonic() - self.installed:.1f} s after helm install.")
-        self.user("kubectl", "rollout", "status", "-n", NAMESPACE, "daemonset/metallb-speaker", "--timeout=60s")
+        self.user("kubectl", "rollout", "status", "-n", NAMESPACE, "daemonset/metallb-speaker", "--timeout=180s")
         self.user("kubectl", "get", "pods", "--all-namespaces", "-o", "wide")
 
     def announcer(self) -> None:
@@ -217,7 +216,7 @@ class Demo:
             self.node = owners[0] if len(owners) == 1 else ""
             return self.node in said
 
-        self.wait("the node that answers ARP says so in an event", agree, 30)
+        self.wait("the node that answers ARP says so in an event", agree)
         self.user(*events)
         self.out.command(f"{self.me} in --name {self.cluster.name} client {shlex.join(arping)}")
         self.out.answer(self.cluster.run_in("client", *arping, check=False).stdout)
@@ -258,7 +257,7 @@ class Demo:
 
     def told(self, words: list[str]) -> str:
         told = subprocess.run(
-            words, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+            words, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
         )
         if told.returncode:
             raise DemoError(f"{shlex.join(words)} failed:\n{(told.stderr or told.stdout).strip()}\n{self.state()}")
@@ -274,7 +273,7 @@ class Demo:
         ingress = self.cluster.api.get(path)["status"]["loadBalancer"].get("ingress") or [{}]
         return str(ingress[0].get("ip", ""))
 
-    def wait(self, what: str, test: object, timeout: float = 90) -> None:
+    def wait(self, what: str, test: object, timeout: float = 40) -> None:
         assert callable(test)
         try:
             self.cluster.wait(what, test, timeout)

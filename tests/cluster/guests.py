@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from tests.cluster import toolchain
@@ -119,16 +120,17 @@ def _nginx_files(work: Path) -> dict[str, Entry]:
 def _debian(work: Path, packages: list[str]) -> None:
     """Fetch Debian packages and unpack them below `work`/root."""
     (work / "root").mkdir()
-    for attempt in (1, 2):
+    for pause in (0, 20, None):
         told = subprocess.run(
             ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *packages],
             cwd=work, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if told.returncode == 0:
             break
-        if attempt == 2:
+        if pause is None:
             raise ClusterError(f"apt-get download {' '.join(packages)}: {told.stderr.strip()}")
-        _run(["apt-get", "update", "-q"])
+        time.sleep(pause)
+        subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False)  # the list may be old
     for package in work.glob("*.deb"):
         _run(["dpkg-deb", "-x", str(package), str(work / "root")])
 

@@ -62,6 +62,21 @@ def inputs(name: str) -> str:
     return digest.hexdigest()
 
 
+def prepare(say: builder.Say = builder.quiet) -> None:
+    """Fetch what a build takes from elsewhere: base and libraries. Raises BuildError, ToolchainError."""
+    with toolchain.locked("images"):
+        engine = builder.choose(say)
+        for name in NAMES:
+            _wheels(engine, name, say)
+
+
+def _wheels(engine: builder.Builder, name: str, say: builder.Say) -> Path | None:
+    """The folder with the libraries of an image, if its base is ours to know; its base is there then, too."""
+    if engine.base in (builder.STAND_IN, builder.BASE) and engine.kind != "docker":
+        return builder.wheels(CONTEXT / name / "requirements.txt", say)
+    return None
+
+
 def build(say: builder.Say = builder.quiet) -> dict[str, Path]:
     """Both archives, built now if their inputs have changed. Raises BuildError, ToolchainError."""
     DIST.mkdir(exist_ok=True)
@@ -72,9 +87,7 @@ def build(say: builder.Say = builder.quiet) -> dict[str, Path]:
             engine.tidy()
             for name, key in stale.items():
                 start = time.monotonic()
-                wheels = None
-                if engine.base in (builder.STAND_IN, builder.BASE) and engine.kind != "docker":
-                    wheels = builder.wheels(CONTEXT / name / "requirements.txt", say)
+                wheels = _wheels(engine, name, say)
                 arguments = {"VERSION": version()}
                 engine.build(tag(name), CONTEXT / name / "Dockerfile", CONTEXT, arguments, wheels)
                 engine.save(tag(name), archive(name))

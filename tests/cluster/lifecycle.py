@@ -92,12 +92,16 @@ def down(instance: Instance) -> None:
 
 
 def healthy(instance: Instance, plan: Plan) -> bool:
-    """Every recorded process runs and every node is Ready."""
+    """Every recorded process runs and every node is Ready; one that is only busy is given half a minute to say so."""
     processes = Processes(instance)
     names = processes.names()
     if not names or any(processes.pid(n) is None for n in names) or not instance.kubeconfig.exists():
         return False
-    return KubeApi(instance.kubeconfig).ready_nodes() >= {n.name for n in plan.node_hosts}
+    api, wanted = KubeApi(instance.kubeconfig), {n.name for n in plan.node_hosts}
+    with contextlib.suppress(ClusterError):
+        until("every node is Ready", lambda: api.ready_nodes() >= wanted, 30, 0.2)
+        return True
+    return False
 
 
 def _build(instance: Instance, plan: Plan, image: Path) -> None:
@@ -158,7 +162,7 @@ def _keep(instance: Instance) -> list[Path]:
     return [w for w in wanted if w == instance.folder or any(h in w.parents for h in hidden)]
 
 
-def _wait(processes: Processes, what: str, test: Any, names: list[str], timeout: float = 120.0) -> None:
+def _wait(processes: Processes, what: str, test: Any, names: list[str], timeout: float = 300.0) -> None:
     """Wait, but no longer once one of the named processes has ended: its log says why."""
 
     def one() -> bool:

@@ -130,6 +130,8 @@ disabled_plugins = [
   address = "{SOCKET}"
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
+[plugins."io.containerd.metadata.v1.bolt"]
+  no_sync = true # as etcd: the data need not outlive the machine, and a slow disk must not hold a pod up
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{sandbox}"
 [plugins."io.containerd.cri.v1.images".registry]

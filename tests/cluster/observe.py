@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -17,6 +19,8 @@ from tests.cluster.plan import Plan, url_host
 
 _PROBE = Path(__file__).with_name("probe.py")
 _PORT = re.compile(r" \(port (\d+)\)$")  # as the probe names it
+#: Seconds in which an answer to a question about an address may come; and what starting the program takes at most.
+_LISTEN, _SLACK = 0.6, 0.4
 _MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", re.IGNORECASE)
 
 
@@ -46,9 +50,30 @@ class Outage:
 
 @dataclass(frozen=True)
 class Report:
-    """All attempts of a probe, by start: (start, end, page or ``!error``; ``!broken: error`` after it connected)."""
+    """All attempts of a probe, by start: (start, end, page or ``!error``; ``!broken: error`` after it connected).
+
+    Attempts during which the probe itself did not get to run are apart, in `stalled`: they tell of the machine.
+    """
 
     attempts: list[tuple[float, float, str]]
+    stalled: list[tuple[float, float, str]] = field(default_factory=list)
+
+    @classmethod
+    def told(cls, attempts: Sequence[Sequence[Any]], stalls: Sequence[Sequence[float]]) -> Report:
+        """From what the probe says: every attempt that was under way in one of the stalls is set apart."""
+        found = cls([])
+        for start, end, text in attempts:
+            during = any(start <= until and end >= since for since, until in stalls)
+            (found.stalled if during else found.attempts).append((start, end, text))
+        return found
+
+    @property
+    def set_apart(self) -> str:
+        """Of those set apart, in words; "" if there are none."""
+        if not self.stalled:
+            return ""
+        failed = sum(text.startswith("!") for _, _, text in self.stalled)
+        return f"{len(self.stalled)} attempts ({failed} failed) left out: the machine stalled"
 
     @property
     def good(self) -> list[str]:
@@ -76,7 +101,8 @@ class Report:
     def impatient(self, limit: float) -> Report:
         """The same attempts as a client sees them that waits `limit` seconds for each: a later success is a failure."""
         late = f"!slower than {limit} s"
-        return Report([(s, e, late if e - s > limit and not t.startswith("!") else t) for s, e, t in self.attempts])
+        seen = [(s, e, late if e - s > limit and not t.startswith("!") else t) for s, e, t in self.attempts]
+        return Report(seen, self.stalled)
 
     @property
     def outages(self) -> list[Outage]:
@@ -100,7 +126,7 @@ class Report:
 
     def since(self, moment: float) -> Report:
         """Only the attempts that started at `moment` (time.monotonic()) or later."""
-        return Report([a for a in self.attempts if a[0] >= moment])
+        return Report([a for a in self.attempts if a[0] >= moment], [a for a in self.stalled if a[0] >= moment])
 
     def values(self, key: str) -> Counter[str]:
         """How often each value of a key (``node``, ``pod``, ``client``) stands in the guest's pages."""
@@ -149,14 +175,14 @@ class Probe(Reporter):
 
     def report(self) -> Report:
         """What has been seen so far. Raises ClusterError if the probe has died."""
-        return Report([(start, end, text) for start, end, text in self._told()])
+        return Report.told(**self._told())
 
 
 class Observer(Inside):
     """Mixed into `api.Cluster`."""
 
     def fetch(
-        self, address: str, *, port: int = 80, path: str = "/", host: str = "client", timeout: float = 3.0
+        self, address: str, *, port: int = 80, path: str = "/", host: str = "client", timeout: float = 5.0
     ) -> str:
         """The page at an address, fetched from a host outside the cluster. Raises ClusterError."""
         url = f"http://{url_host(address)}:{port}{path}"
@@ -168,14 +194,20 @@ class Observer(Inside):
         """Names of all hosts that answer ARP or NDP for an address on the switch, sorted; MAC if no host of ours.
 
         Asked `attempts` times by broadcast (multicast for IPv6), so that a second answerer is seen, too. Takes up to
-        about a second per attempt. Empty: nobody answers.
+        about a second per attempt. Empty: nobody answers. Asked anew if the machine stalled meanwhile: an answer that
+        came too late for that reason says nothing.
         """
         if ":" in address:
-            argv = ["ndisc6", "-m", "-r", "1", "-w", "600", address, "eth0"]
-            said = "".join(self.run_in(host, *argv, check=False).stdout for _ in range(attempts))
+            argv = ["ndisc6", "-m", "-r", "1", "-w", f"{_LISTEN * 1000:.0f}", address, "eth0"]
+            questions = attempts
         else:
-            argv = ["arping", "-i", "eth0", "-c", str(attempts), "-w", "0.6", address]
-            said = self.run_in(host, *argv, check=False).stdout
+            argv = ["arping", "-i", "eth0", "-c", str(attempts), "-w", str(_LISTEN), address]
+            questions = 1
+        for _ in range(5):
+            start = time.monotonic()
+            said = "".join(self.run_in(host, *argv, check=False).stdout for _ in range(questions))
+            if time.monotonic() - start < questions * (_LISTEN + _SLACK):
+                break
         return sorted({self.name_of(mac) for mac in _MAC.findall(said)})
 
     def name_of(self, mac: str) -> str:

@@ -249,9 +249,9 @@ class Container:
     def get(self, path: str, port: int) -> str:
         """The body of a 200 answer to a request from inside the container's network. Raises ContainerError."""
         code = (
-            f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{path}', timeout=5).read().decode())"
+            f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{path}', timeout=30).read().decode())"
         )
-        told = subprocess.run(self._enter(code), capture_output=True, text=True, timeout=10, check=False)
+        told = subprocess.run(self._enter(code), capture_output=True, text=True, timeout=60, check=False)
         if told.returncode:
             raise ContainerError(f"{path} on port {port}: {told.stderr.strip().splitlines()[-1]}\n{self.output()}")
         return told.stdout

@@ -1,10 +1,12 @@
 """Fetches one page over and over: a program of its own, for use inside a host's network namespace.
 
 ``probe.py ADDRESS PORT PATH EVERY TIMEOUT`` (seconds). An attempt starts every EVERY seconds, whether or not those
-before have ended, each on a new connection. A line on standard input asks for a report: one JSON list of
-``[start, end, text]`` on one line, times by the monotonic clock (the same for all processes of a machine), text the
-page or ``!`` and an error; ``!broken: `` and an error if a connection had come about. Errors end with the port of
-this side. End of input ends the program.
+before have ended, each on a new connection. A line on standard input asks for a report: one JSON object on one line,
+``{"attempts": [[start, end, text], ...], "stalls": [[start, end], ...]}``, times by the monotonic clock (the same for
+all processes of a machine), text the page or ``!`` and an error; ``!broken: `` and an error if a connection had come
+about. Errors end with the port of this side. Stalls are stretches of more than STALL seconds in which this program did
+not run though it wanted to: what was under way then says more about the machine than about the page. End of input ends
+the program.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import sys
 import time
 
 BYTES = 64 * 1024
+#: Seconds: what is a stall, and how often it is looked for.
+STALL, TICK = 0.3, 0.05
 
 
 class Trace:
@@ -73,6 +77,7 @@ async def main(address: str, port: int, path: str, every: float, limit: float) -
     asked = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
     results: list[tuple[float, float, str]] = []
+    stalls: list[tuple[float, float]] = []
     running: set[asyncio.Task[None]] = set()
 
     async def repeat() -> None:
@@ -81,13 +86,23 @@ async def main(address: str, port: int, path: str, every: float, limit: float) -
             task = asyncio.create_task(attempt(results, (address, port, path), limit))
             running.add(task)
             task.add_done_callback(running.discard)
-            following = max(following + every, loop.time() - 1.0)
+            # What a stall has held up is not made up for: so many connections at once overflow a backend's queue.
+            following = max(following + every, loop.time() - 2 * every)
             await asyncio.sleep(max(0.0, following - loop.time()))
 
-    repeating = asyncio.create_task(repeat())
+    async def notice() -> None:
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(TICK)
+            if (end := time.monotonic()) - start > TICK + STALL:
+                stalls.append((start, end))
+
+    helpers = [asyncio.create_task(repeat()), asyncio.create_task(notice())]
     while await asked.readline():
-        print(json.dumps(sorted(results)), flush=True)
-    repeating.cancel()
+        await asyncio.sleep(2 * TICK)  # a stall that has just ended is on record before anything is told
+        print(json.dumps({"attempts": sorted(results), "stalls": stalls}), flush=True)
+    for helper in helpers:
+        helper.cancel()
 
 
 if __name__ == "__main__":

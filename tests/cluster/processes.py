@@ -114,7 +114,7 @@ class Processes:
                 return
             if number == signal.SIGTERM:
                 self.signal(name, signal.SIGCONT)
-            wait = timeout if number == signal.SIGTERM else 10.0
+            wait = timeout if number == signal.SIGTERM else 30.0
             with contextlib.suppress(ClusterError):
                 until(f"{name} ends", lambda: self.pid(name) is None, wait, 0.02)
                 return
@@ -173,6 +173,15 @@ def start_time(pid: int) -> int | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before may hold blanks and parentheses
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def stopped(pid: int) -> bool:
+    """Whether every thread stands still, or has ended: a signal takes a moment to reach them all."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(stat.read_text().rpartition(")")[2].split()[0])
+    return all(state in "TtZX" for state in states)
 
 
 def running(record: Record) -> bool:

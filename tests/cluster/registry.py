@@ -57,7 +57,7 @@ def local(folder: Path, port: int) -> Iterator[str]:
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
@@ -67,7 +67,7 @@ def local(folder: Path, port: int) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 def start(cluster: Cluster) -> str:

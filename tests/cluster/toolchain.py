@@ -457,23 +457,17 @@ def packages(groups: Iterable[str]) -> None:
             policy.chmod(0o755)
         try:
             env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-            install = [
-                "apt-get",
-                "install",
-                "-y",
-                "-q",
-                "-o",
-                "Acquire::Retries=3",
-                "--no-install-recommends",
-                *missing,
-            ]
+            options = ["-y", "-q", "-o", "Acquire::Retries=3", "--no-install-recommends"]
+            install = ["apt-get", "install", *options, *missing]
             log = cache() / "apt.log"
             with open(log, "w") as out:
-                code = subprocess.run(install, env=env, stdout=out, stderr=out, check=False).returncode
-                if code:  # an old or missing list: refresh it once
-                    say("refreshing the package lists")
-                    subprocess.run(["apt-get", "update", "-q"], env=env, stdout=out, stderr=out, check=False)
+                for pause in (0, 20, None):
                     code = subprocess.run(install, env=env, stdout=out, stderr=out, check=False).returncode
+                    if not code or pause is None:
+                        break
+                    say("refreshing the package lists")  # old or missing; or the network failed
+                    time.sleep(pause)
+                    subprocess.run(["apt-get", "update", "-q"], env=env, stdout=out, stderr=out, check=False)
             if code:
                 raise ToolchainError(f"apt-get install {' '.join(missing)} failed:\n{log.read_text()[-2000:]}")
         finally:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from tests.cluster import Cluster
 from tests.cluster.answers import Answers, Timeline
 from tests.cluster.instance import ClusterError
-from tests.cluster.observe import Report
+from tests.cluster.observe import Outage, Report
 from tests.e2e import product
 from tests.e2e.kernels import Kernels
 
@@ -88,6 +88,7 @@ class Field:
         self.lab = lab
         self.broken: set[tuple[str, int]] = set()  # addresses and client's ports of connections that broke
         self.kernels = Kernels(lab, lab.nodes)
+        self.stalls: list[Outage] = []  # when the askers of all watches so far did not get to run
         product.apps(lab, [_backend(node, lab.nodes) for node in lab.nodes])
         names = [f"field{number}" for number in range(SERVICES)]
         first = product.POOL_V4.partition("-")[0].rpartition(".")
@@ -162,8 +163,13 @@ class Field:
             lab.probe(focus.v6, every=EVERY, timeout=PATIENCE) as v6,
         ):
             self.last = one = Watch(self, focus, answers, lambda: {"v4": v4.report(), "v6": v6.report()})
-            one.wait_for("every address at its node", owners or self.owners, 60)
-            yield one
+            try:
+                one.wait_for("every address at its node", owners or self.owners, 60)
+                yield one
+            finally:
+                with contextlib.suppress(ClusterError):
+                    answers.now()
+                self.stalls += answers.stalls
 
 
 @dataclass
@@ -250,9 +256,7 @@ class Watch:
                     expected[1:] or expected,
                 ):  # it may be gone at once
                     moves.append(f"{address}: {' '.join(seen[address].owners)}, not {' '.join(expected)}")
-        refused = self._explain(http, start)
-        if refused:
-            notes = f"{notes}; {refused}"
+        said = [notes, self._explain(http, start), *(f"{name}: {report.set_apart}" for name, report in http.items())]
         return Row(
             what,
             {"v4": max(seen[c.v4].silence for c in cases), "v6": max(seen[c.v6].silence for c in cases)},
@@ -262,7 +266,7 @@ class Watch:
             sum(sum(report.broken.values()) for report in http.values()),
             sum(len(report.attempts) for report in http.values()),
             moves,
-            notes,
+            "; ".join(text for text in said if text and not text.endswith(": ")),
         )
 
 
@@ -422,7 +426,7 @@ def drained(field: Field, node: str) -> tuple[Act, Act]:
     """Cordoned, and all pods evicted but those of DaemonSets."""
 
     def do() -> None:
-        field.lab.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
+        field.lab.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
 
     return do, lambda: (field.lab.kubectl("uncordon", node), None)[1]
 

@@ -64,7 +64,7 @@ def define(kube: Any, wanted: list[Object]) -> list[str]:
         # Some are larger than the annotation of a client-side apply may be.
         kube.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(missing))
         names = [f"crd/{crd['metadata']['name']}" for crd in missing]
-        kube.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+        kube.kubectl("wait", "--for=condition=Established", "--timeout=90s", *names)
     return [crd["metadata"]["name"] for crd in missing]
 
 

@@ -37,7 +37,7 @@ def layer2(*addresses: str, name: str = "my-ip-space", **more: Any) -> dict[str,
 def install(kube: KubeClient, config: dict[str, Any] | None = None, **values: Any) -> None:
     """``helm install metallb`` of the chart in the tree, and wait until everything is ready."""
     kube.helm("install", "metallb", str(CHART), "-n", NAMESPACE, "--create-namespace", "-f", "-", "--wait",
-              "--timeout", "120s", input=json.dumps(given(config, **values)))  # fmt: skip
+              "--timeout", "360s", input=json.dumps(given(config, **values)))  # fmt: skip
 
 
 def given(config: dict[str, Any] | None, **values: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def apps(kube: KubeClient, backends: Iterable[dict[str, Any]]) -> None:
     wanted = list(backends)
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": APP}}, *wanted)
     for one in wanted:
-        kube.kubectl("-n", APP, "rollout", "status", f"deployment/{one['metadata']['name']}", "--timeout=60s")
+        kube.kubectl("-n", APP, "rollout", "status", f"deployment/{one['metadata']['name']}", "--timeout=180s")
 
 
 def addresses(kube: KubeClient, name: str) -> list[str]:
@@ -166,7 +166,7 @@ def ranked(nodes: Iterable[str], address: str) -> list[str]:
 
 
 def sole_owner(cluster: Cluster, address: str, timeout: float = 20.0) -> str:
-    """The node that answers ARP or NDP for an address, alone, three times in a row.
+    """The node that answers ARP or NDP for an address, alone, three times in a row. Raises AssertionError if none does.
 
     Speakers that have just started may still be handing the address over: then the count begins anew.
     """
@@ -182,6 +182,25 @@ def sole_owner(cluster: Cluster, address: str, timeout: float = 20.0) -> str:
     except ClusterError as error:
         raise AssertionError(f"{error}; asked again and again: {seen}") from None
     return seen[-1][0]
+
+
+def still_owns(cluster: Cluster, address: str, owner: str) -> None:
+    """The same node answers, alone; another one for a while only if a speaker did not get to run, as the logs say then.
+
+    Half a second is enough: the others rightly take its addresses, and give them back.
+    """
+    if (now := sole_owner(cluster, address)) == owner:
+        return
+    said = [
+        line
+        for pod in pods(cluster, BY_HELM["speaker"])
+        for line in cluster.kubectl(
+            "-n", NAMESPACE, "logs", pod["metadata"]["name"], "-c", "speaker", "--since=60s"
+        ).splitlines()
+        if '"event":"stopped"' in line.replace(" ", "") or '"event":"failed"' in line.replace(" ", "")
+    ]
+    assert said, f"{address} moved from {owner} to {now}"
+    cluster.wait(f"{owner} has {address} again", lambda: sole_owner(cluster, address) == owner, 30)
 
 
 # --- what the product says --------------------------------------------------------------------------

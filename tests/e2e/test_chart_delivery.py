@@ -36,14 +36,13 @@ def package(**variables: str) -> list[Path]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The package and its index on a web server, as `make package` leaves them."""
     folder = tmp_path_factory.mktemp("charts")
-    for path in package():
-        (folder / path.name).write_bytes(path.read_bytes())
+    package(OUT=str(folder))
     port = free_port()
     command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             where = f"http://127.0.0.1:{port}"
-            limit = time.monotonic() + 20
+            limit = time.monotonic() + 60
             while True:
                 try:
                     urllib.request.urlopen(f"{where}/index.yaml", timeout=5).close()
@@ -61,7 +60,7 @@ def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The package in a registry."""
     with registry.local(tmp_path_factory.mktemp("registry"), free_port()) as address:
         where = f"oci://{address}/charts"
-        package(PUSH=where, PUSH_OPTIONS="--plain-http")
+        package(OUT=str(tmp_path_factory.mktemp("package")), PUSH=where, PUSH_OPTIONS="--plain-http")
         yield where
 
 

@@ -54,7 +54,7 @@ def web(cluster: Cluster) -> Iterator[dict[str, dict[str, str]]]:
             },
         },
     )
-    cluster.kubectl("-n", namespace, "rollout", "status", "ds/web", "--timeout=60s")
+    cluster.kubectl("-n", namespace, "rollout", "status", "ds/web", "--timeout=180s")
     found = {}
     for one in cluster.pods(namespace, "app=web"):
         addresses = [a["ip"] for a in one["status"]["podIPs"]]
@@ -143,7 +143,7 @@ def test_cables_and_lossy_ways(cluster: Cluster) -> None:
 
 
 def test_the_api_server_goes_and_comes_back(cluster: Cluster, web: dict[str, dict[str, str]]) -> None:
-    with cluster.probe("172.18.0.11", port=10256, path="/healthz", every=0.1) as probe:
+    with cluster.probe("172.18.0.11", port=10256, path="/healthz", every=0.1, timeout=5) as probe:
         cluster.pause("etcd")
         assert not cluster.api.ready()
         cluster.resume("etcd")
@@ -160,7 +160,7 @@ def test_up_twice_is_fine_and_other_sizes_are_refused(cluster: Cluster) -> None:
     pid = cluster.processes.pid("kube-apiserver")
     start = time.monotonic()
     cluster.up()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert cluster.processes.pid("kube-apiserver") == pid
     with pytest.raises(ClusterError, match="run down first for 1 node"):
         Cluster(cluster.name, nodes=1).up()
@@ -202,7 +202,7 @@ def test_a_killed_start_is_followed_by_a_good_one_beside_another_cluster(cluster
         assert left_of(name)
         with pytest.raises(ClusterError, match="not brought up completely"):
             Cluster.attach(name)
-        subprocess.run(up, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        subprocess.run(up, check=True, stdout=subprocess.DEVNULL, timeout=400)
         other = Cluster.attach(name)
         assert (other.nodes, other.api.ready_nodes()) == (["node1"], {"node1"})
         assert cluster.api.ready_nodes() == set(cluster.nodes)
@@ -211,7 +211,7 @@ def test_a_killed_start_is_followed_by_a_good_one_beside_another_cluster(cluster
         assert other.owners("fd00:172:18::12") == []
         assert "inet 1" not in other.run_in("node1", "ip", "addr", "show", "eth0").stdout, "IPv6 only"
     finally:
-        subprocess.run(command("down", "--name", name), check=True, timeout=60)
+        subprocess.run(command("down", "--name", name), check=True, timeout=180)
     assert left_of(name) == []
     assert [Path(t).read_text() for t in TUNABLES] == settings, "the machine's settings are as they were"
     assert cluster.api.ready_nodes() == set(cluster.nodes), "the other cluster took no notice"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import Cluster
-from tests.cluster.answers import Answers
+from tests.cluster.answers import LOOK, Answers
 from tests.e2e import product
 
 pytestmark = [pytest.mark.root, pytest.mark.cluster]
@@ -30,22 +30,18 @@ def net(lab: Cluster) -> Iterator[Cluster]:
     product.edit_config(lab, product.layer2())
 
 
-#: Seconds that addresses are asked for before it is said who answers.
-LOOK = 0.6
-
-
-def answering(seen: Answers) -> dict[str, str]:
-    """Who has answered lately, by address: one node, or several in a row; "": nobody."""
-    start = time.monotonic() - LOOK
-    lately = {address: line.since(start).answered[:-1] for address, line in seen.now().items()}
-    return {address: " ".join(sorted(set().union(*answered))) for address, answered in lately.items()}
+@pytest.fixture(autouse=True)
+def _as_at_the_start(net: Cluster) -> None:
+    """Each test finds what the first one found, whatever became of the one before."""
+    product.remove(net, "--all")
+    product.edit_config(net, product.layer2())
 
 
 def follows(net: Cluster, owners: dict[str, str], timeout: float = 30.0) -> None:
     """Wait until each address is answered by this node alone; "": by nobody."""
     with Answers(net, list(owners)) as seen:
         time.sleep(LOOK)
-        net.wait(f"{owners}", lambda: answering(seen) == owners, timeout)
+        net.wait(f"{owners}", lambda: seen.lately() == owners, timeout)
 
 
 def only(*nodes: str, **more: Any) -> dict[str, Any]:
@@ -71,22 +67,23 @@ def test_an_even_spread_stays_even_when_a_node_is_cordoned(net: Cluster) -> None
     by_hash = Counter(product.ranked(net.nodes, address)[0] for address in addresses)
     assert sorted(by_hash.values()) != [2, 2, 3], "the rule is not tried by these addresses"
 
+    owners: dict[str, str] = {}
+
     def even(*numbers: int) -> bool:
-        return sorted(Counter(answering(seen).values()).values()) == sorted(numbers)
+        owners.update(seen.lately())
+        return sorted(Counter(owners.values()).values()) == sorted(numbers)
 
     with Answers(net, addresses) as seen:
         net.wait("two, two and three", lambda: even(2, 2, 3), 30)
-        before = answering(seen)
+        before = dict(owners)
         assert set(before.values()) == set(net.nodes)
         net.kubectl("cordon", "node2")
         try:
             net.wait("three and four", lambda: even(3, 4), 30)
-            assert all(
-                node == before[address] for address, node in answering(seen).items() if before[address] != "node2"
-            )
+            assert all(node == before[address] for address, node in owners.items() if before[address] != "node2")
         finally:
             net.kubectl("uncordon", "node2")
-        net.wait("as before", lambda: answering(seen) == before, 30)
+        net.wait("as before", lambda: seen.lately() == before, 30)
     product.remove(net, *names)
 
 
@@ -132,7 +129,11 @@ def test_advertisements_choose_nodes_services_and_interfaces_and_may_change(net:
     follows(net, dict.fromkeys(pair, expected) | dict.fromkeys(plain, "node1"))
     product.edit_config(net, product.layer2(**{"l2-advertisements": [only("node3", interfaces=["eth9"])]}))
     follows(net, dict.fromkeys((*pair, *plain), ""))
-    assert any(pair[0] in problem for problem in status(net, "node3")["layer2"]["unreachable"])
+    net.wait(
+        "node3 says that it cannot reach it",
+        lambda: any(pair[0] in problem for problem in status(net, "node3")["layer2"]["unreachable"]),
+        10,
+    )
     product.edit_config(net, product.layer2(**{"l2-advertisements": [only("node3", interfaces=["eth*"])]}))
     follows(net, dict.fromkeys((*pair, *plain), "node3"))
     product.remove(net, "gold", "plain")
@@ -167,8 +168,11 @@ def test_an_address_that_a_foreign_host_has_is_said_and_excluding_it_helps(net: 
             20,
         )
         assert net.owners(address, attempts=3) == [intruder.mac], "two hosts with one address is what this avoids"
-        problems = [p for node in net.nodes for p in status(net, node)["problems"] if address in p]
-        assert len(problems) == 1
+        net.wait(
+            "one speaker says so",
+            lambda: len([p for node in net.nodes for p in status(net, node)["problems"] if address in p]) == 1,
+            10,
+        )
         product.remove(net, "taken")
         changed = product.layer2(f"{address}/32", "172.18.0.223/32", **{"exclude-addresses": [f"{address}/32"]})
         product.edit_config(net, changed)

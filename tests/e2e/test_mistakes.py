@@ -144,8 +144,8 @@ def test_a_mistaken_configmap_is_refused_and_nothing_changes(served: Cluster, mi
         20,
     )
     assert product.addresses(served, "kept") == ["172.18.0.200"]
-    assert product.sole_owner(served, "172.18.0.200") == owner
-    assert "pod=one-" in served.fetch("172.18.0.200")
+    product.still_owns(served, "172.18.0.200", owner)
+    served.wait("the page still", lambda: "pod=one-" in served.fetch("172.18.0.200"), 10)
 
     product.edit_config(served, product.layer2())
     served.wait("config_stale_bool is 0", lambda: stale(served) == [0], 20)

@@ -26,6 +26,8 @@ SERVICES = [f"held{i}" for i in range(5)]
 EVERY = 0.05
 #: How long one attempt may take. A SYN that is lost is sent again after a second, which is a failure here.
 PATIENCE = 0.9
+#: An attempt during which the client itself did not get to run for so long says nothing of the address.
+STALL = 0.3
 IMAGES = {c: f"localhost/metallb/{c}:v1.0.0" for c in ("controller", "speaker")}
 
 
@@ -38,6 +40,7 @@ class Client:
         self.refused: list[str] = []  # no connection came about
         self.broken: list[str] = []  # it did, and ended when its address moved: connection tracking is per node
         self.unexplained: list[str] = []  # it did, and ended while the address stayed where it was
+        self.stalled: list[str] = []  # the client did not get to run meanwhile
         self.moves: list[str] = []
         self._seen: list[tuple[str, str]] = []  # (what is said of the attempt, "" for a page; to whom it went)
         self._process: subprocess.Popen[str] | None = None
@@ -64,7 +67,13 @@ class Client:
     def _run(self) -> None:
         # Behind each answer stands to which hardware address the client sends then.
         script = (
-            "import socket,time\n"
+            "import socket,threading,time\n"
+            "stalled=[0.0]\n"  # when the last stall was over
+            "def notice():\n"
+            "  while True:\n"
+            "    t=time.monotonic(); time.sleep(0.05)\n"
+            f"    if time.monotonic()-t>{STALL}: stalled[0]=time.monotonic()\n"
+            "threading.Thread(target=notice,daemon=True).start()\n"
             "while True:\n"
             "  t=time.monotonic(); ok=0; phase='connect'; why='answer'\n"
             "  try:\n"
@@ -73,6 +82,9 @@ class Client:
             "    s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); ok=int(b'pod=' in s.makefile('rb').read()); s.close()\n"
             "  except OSError as e: why=type(e).__name__\n"
             f"  mac=[l.split()[3] for l in open('/proc/net/arp') if l.startswith({self.address + ' '!r})]\n"
+            "  if not ok:\n"
+            "    time.sleep(0.1)\n"  # a stall that has just ended is known then
+            "    if stalled[0]>t: phase='stalled'\n"
             "  print(ok or f'{phase}:{why}@{t:.2f}', *mac, sep=',', flush=True)\n"
             f"  time.sleep(max(0,{EVERY}-(time.monotonic()-t)))\n"
         )
@@ -95,6 +107,9 @@ class Client:
             told = f"{why} at {float(when) - self.start:.1f} s"
             # From the attempt before to the one after: the address may be noticed at its new place a moment later.
             moved = len(set(macs[max(0, i - 1) : i + 2])) > 1
+            if phase == "stalled":
+                self.stalled.append(told)
+                continue
             (self.refused if phase == "connect" else self.broken if moved else self.unexplained).append(told)
 
 
@@ -105,7 +120,7 @@ def held(lab: Cluster, tmp_path: Path) -> Iterator[dict[str, list[str]]]:
     config = product.layer2()
     chart = original.chart(tmp_path / "original", product.NAMESPACE, config, IMAGES)
     install = ["install", "metallb", str(chart), "-n", product.NAMESPACE, "--create-namespace", "--wait"]
-    lab.helm(*install, "--timeout", "120s")
+    lab.helm(*install, "--timeout", "360s")
     product.apps(lab, [product.backend("web", replicas=2)])
     found = product.expose(lab, *[product.service(name, "web") for name in SERVICES])
     yield dict(zip(SERVICES, found, strict=True))
@@ -150,7 +165,8 @@ def test_upgrade_in_place_and_back(lab: Cluster, held: dict[str, list[str]]) -> 
         assert now(lab) == held
     print(
         f"\nupgrade and back: {client.attempts} attempts ({upgraded} in the upgrade), "
-        f"not connected {client.refused}; {len(client.moves)} moves, connections cut by them {client.broken}"
+        f"not connected {client.refused}; {len(client.moves)} moves, connections cut by them {client.broken}; "
+        f"left out, for the machine stalled: {client.stalled}"
     )
     for kind, before in selectors.items():
         assert lab.json("-n", product.NAMESPACE, kind)["items"][0]["spec"]["selector"] == before

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.archive import Entry, Settings, write
-from tests.cluster.instance import ClusterError, Instance, boot_id
-from tests.cluster.observe import Report, page_value
+from tests.cluster.instance import ClusterError, Instance, boot_id, until
+from tests.cluster.observe import _PROBE as PROBE
+from tests.cluster.observe import Probe, Report, page_value
 from tests.cluster.plan import CLIENT, Family, Plan, url_host
 from tests.cluster.processes import _TRAMPOLINE, Record, running, start_time
 
@@ -132,6 +136,50 @@ def test_a_report_counts_outages_from_attempt_to_attempt() -> None:
     assert report.values("node") == {"node1": 1, "node2": 1}
     assert report.since(3.0).longest == 0.0
     assert Report([]).longest == 0.0
+
+
+def test_attempts_during_a_stall_are_set_apart_whatever_came_of_them() -> None:
+    report = Report.told(ATTEMPTS, [(1.4, 2.2), (3.1, 3.6)])
+    assert [start for start, _, _ in report.attempts] == [0.0, 4.0]
+    assert report.set_apart == "3 attempts (2 failed) left out: the machine stalled"
+    assert report.since(2.5).set_apart == "1 attempts (0 failed) left out: the machine stalled"
+    assert report.impatient(0.05).set_apart == report.set_apart
+    assert Report.told(ATTEMPTS, []).attempts == ATTEMPTS
+    assert Report.told(ATTEMPTS, []).set_apart == ""
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """What a probe fetches."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"pod=a\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_probe_knows_when_it_did_not_run() -> None:
+    """Stopped for a second, with a limit of half a second for each attempt: nothing that it says is a failure."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        argv = [sys.executable, "-I", str(PROBE), "127.0.0.1", str(server.server_port), "/", "0.01", "0.5"]
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            with Probe(process) as probe:
+                until("good answers", lambda: len(probe.report().good) > 20)
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(1)
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.5)
+                report = probe.report()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert report.stalled
+    assert not report.failures
 
 
 def test_a_page_without_the_key_has_no_value() -> None:
