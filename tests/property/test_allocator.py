@@ -17,12 +17,13 @@ from hypothesis import Phase, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from metallb_common.config.model import Pool
+from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address
 from metallb_controller.allocator import Allocator, Refusal
 from metallb_controller.intervals import IntervalSet, subtract
 from metallb_controller.plan import status_addresses
 from metallb_controller.pools import PoolSpace
-from metallb_controller.wishes import Rules, wish
+from metallb_controller.wishes import Rules, families, wish
 from tests.unit.controller.make import World, config, pool, service
 
 B = "198.51.100.254-198.51.101.0"
@@ -44,6 +45,7 @@ PORTS = st.sampled_from([("TCP/80",), ("UDP/80",), ("TCP/443",), ("TCP/1",), ("T
 KEYS = st.sampled_from(["", "k", "k", "l"])
 POOLS = st.sampled_from(["", "", "", "a", "b", "nowhere"])
 WISHES = st.sampled_from(["", "", "192.0.2.0", "192.0.2.1", "2001:db8::1", "2001:db8::, 198.51.100.254"])
+OTHER = st.sampled_from(["", "", "", "k", "l"])
 TRAFFIC = st.sampled_from(["Cluster", "Cluster", "Local"])
 
 
@@ -59,6 +61,16 @@ def naive_addresses(p: Pool, version: int) -> list[Address]:
             if not buggy and not any(address in hole for hole in p.exclude_addresses):
                 out.append(address)
     return sorted(out, key=int)
+
+
+def sharing_keys(view: Service) -> set[str]:
+    """What a Service says under either prefix."""
+    said = (view.annotations.get(prefix + "allow-shared-ip", "") for prefix in PREFIXES)
+    return {key for key in said if key}
+
+
+def contradicts_itself(view: Service) -> bool:
+    return len(sharing_keys(view)) > 1
 
 
 def some_services(machine: Histories) -> bool:
@@ -114,10 +126,12 @@ class Histories(RuleBasedStateMachine):
             self.settle()
 
     @precondition(some_services)
-    @rule(pick=PICK, share=KEYS, pool=POOLS, addresses=WISHES, then=THEN)
-    def annotate(self, pick: int, share: str, pool: str, addresses: str, then: bool) -> None:
+    @rule(pick=PICK, share=KEYS, other=OTHER, pool=POOLS, addresses=WISHES, then=THEN)
+    def annotate(self, pick: int, share: str, other: str, pool: str, addresses: str, then: bool) -> None:
+        """With `other` the sharing key is there under both prefixes, equal or not."""
         key = self._one_of(pick)
         asked = service(share=share, pool=pool, addresses=addresses).annotations
+        asked = {**asked, "metallb.io/allow-shared-ip": other} if other else asked
         ours = {k: v for k, v in self.world.objects[key].annotations.items() if k.endswith("from-pool")}
         self.world.edit(key, annotations={**asked, **ours})
         self._perhaps_settle(then)
@@ -191,12 +205,14 @@ class Histories(RuleBasedStateMachine):
         self._remember()
 
     def _contested(self) -> set[tuple[str, str]]:
-        """What younger sharers whose keys were edited apart hold: the one case that a restart resolves."""
+        """What younger sharers whose keys were edited apart hold: the one case that a restart resolves.
+
+        Who says two keys is apart only from those that say neither.
+        """
         out: set[tuple[str, str]] = set()
         order = sorted(self.world.objects.values(), key=lambda v: (v.created, v.key))
         for older, younger in combinations(order, 2):
-            key_a, key_b = (v.annotations.get("metallb.universe.tf/allow-shared-ip", "") for v in (older, younger))
-            if not (key_a and key_a == key_b):
+            if not sharing_keys(older) & sharing_keys(younger):
                 out |= {(younger.key, ip) for ip in set(older.ingress_ips) & set(younger.ingress_ips)}
         return out
 
@@ -204,6 +220,8 @@ class Histories(RuleBasedStateMachine):
         """Whether the Service has an address, or a pool, that it asks for."""
         view = self.world.objects[key]
         held = self.world.assigner.allocator.held.get(key)
+        if contradicts_itself(view):
+            return False
         asked = wish(view, None)
         return bool(set(map(str, asked.requested)) & set(view.ingress_ips) or (held and asked.pool in held.pools))
 
@@ -218,7 +236,7 @@ class Histories(RuleBasedStateMachine):
                 met = self._asked_for_it(key)
                 assert met, f"{key} moved from {old} to {view.ingress_ips} and did not ask for it"
                 version = ipaddress.ip_address(old).version
-                still = version in wish(view, None).families
+                still = version in families(view)
                 there = version in {a.version for a in status_addresses(view)}
                 assert there or not still, f"{key} lost {old} and got none of its family: {view.ingress_ips}"
         self._remember()
@@ -275,9 +293,12 @@ class Histories(RuleBasedStateMachine):
         for key, view in self.world.objects.items():
             held = allocator.held.get(key)
             assert set(status_addresses(view)) == set(held.addresses if held else ())
-            if held:
+            if held and contradicts_itself(view):
+                assert (held.ports, held.wanted[0]) == (view.ports, "")
+                assert {key for key, _ in held.either} == sharing_keys(view)
+            elif held:
                 asked = wish(view, None)
-                assert (held.ports, held.wanted) == (asked.ports, asked.keys)
+                assert (held.ports, held.wanted, held.either) == (asked.ports, asked.keys, ())
         for key in self.world.assigner.waiting:
             if key not in allocator.held:
                 found = allocator.find(wish(self.world.objects[key], None))
@@ -304,6 +325,7 @@ BULK: dict[str, dict[str, list[object]]] = {
     },
     "annotate": {
         "share": ["", "k", "l"],
+        "other": ["", "", "", "k", "l"],
         "pool": ["", "", "a", "c"],
         "addresses": ["", "", "192.0.2.1", "2001:db8::1", "198.51.100.255"],
     },

@@ -6,6 +6,7 @@ O(log n) in the number of addresses taken, whatever the size of the pools.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Wish:
     keys: Keys
     requested: tuple[Address, ...] = ()
     pool: str = ""
+    either: tuple[Keys, ...] = ()  # in place of `keys`, when several are given: see `Allocation`
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Allocator:
             names = tuple(str(self.table.find(a)) for a in old.addresses)
             if names != old.pools:
                 self._holders.remove(key, old)
-                new = Allocation(old.addresses, names, old.ports, old.keys, old.wanted)
+                new = dataclasses.replace(old, pools=names)
                 self._holders.add(key, new)
                 self.held[key] = new
             self._count(self.held[key], 1)
@@ -163,19 +165,21 @@ class Allocator:
 
         Only sharing is judged: neither pool rules nor exclusions take a working address away. With
         `adopt`, what was shared under one key before a restart stays shared, even if ports or
-        backends were edited apart since.
+        backends were edited apart since; of several keys, any will do.
         """
         chosen = tuple(addresses)
+        asked = wish.either or (wish.keys,)
+        sharing = frozenset(key for key, _ in asked if key)
         names = []
         for address in chosen:
             name = self.table.find(address)
             if name is None:
                 return Refusal(f"{quoted(chosen)} is not allowed in config")
             refused = self._holders.refusal(wish.key, address, wish.ports, wish.keys)
-            if refused and not (adopt and self._holders.friends(wish.key, address, wish.keys[0])):
+            if refused and not (adopt and self._holders.friends(wish.key, address, sharing)):
                 return Refusal(refused)
             names.append(name)
-        return Allocation(chosen, tuple(names), wish.ports, wish.keys, wish.keys)
+        return Allocation(chosen, tuple(names), wish.ports, asked[0], wish.keys, wish.either)
 
     def find(self, wish: Wish, keep: Iterable[Address] = ()) -> Allocation | Refusal:
         """What `wish` gets: `keep` as it is, the rest from the requested addresses, pool, or any pool."""

@@ -6,6 +6,7 @@ what must be written to a callback. It never waits and does no IO.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol
@@ -320,7 +321,7 @@ class Assigner:
             self._freed()
         if new.keys[0] or (held is not None and held.keys[0]):
             self._wake = bool(self.waiting) or self._wake  # new chances to share
-        if held is not None and (held.keys, held.wanted) != (new.keys, new.wanted):
+        if held is not None and (held.keys, held.wanted, held.either) != (new.keys, new.wanted, new.either):
             self._dirty.update(dict.fromkeys(n for n in sorted(neighbours) if n != key and n in self.services))
 
     def _release(self, key: str) -> bool:
@@ -480,7 +481,7 @@ class Assigner:
             self._release(key)
             return
         addresses, pools = zip(*stays, strict=True)
-        self._hold(key, Allocation(addresses, pools, held.ports, held.keys, held.wanted))
+        self._hold(key, dataclasses.replace(held, addresses=addresses, pools=pools))
 
     def pending(self) -> Iterable[tuple[str, str]]:
         """Services that wait for something, with the reason."""

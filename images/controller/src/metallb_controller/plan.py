@@ -6,6 +6,7 @@ wish is refused, with an event, and the address stays.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ from metallb_controller.wishes import (
     SHARE,
     InvalidWish,
     Rules,
-    annotation,
     backend_key,
+    given,
     has_cluster_ip,
     one_per_family,
     parse_address,
@@ -93,11 +94,11 @@ def current(service: Service, allocator: Allocator, held: Allocation) -> Allocat
     plan comes later.
     """
     asked = _bare_wish(service)
-    if (asked.ports, asked.keys) == (held.ports, held.wanted):
+    if (asked.ports, asked.keys, asked.either) == (held.ports, held.wanted, held.either):
         return held
     agreed = allocator.join(asked, held.addresses)
     if isinstance(agreed, Refusal):
-        return Allocation(held.addresses, held.pools, asked.ports, held.keys, asked.keys)
+        return dataclasses.replace(held, ports=asked.ports, wanted=asked.keys, either=asked.either)
     return agreed
 
 
@@ -122,13 +123,12 @@ def without(service: Service, decided: Plan, stays: Allocation) -> Plan:
 
 def _bare_wish(service: Service) -> Wish:
     """A wish that says nothing but who it is and with whom it would share."""
-    try:
-        key = annotation(service, SHARE)
-    except InvalidWish:
-        key = ""
+    backend = backend_key(service)
+    asked = tuple((key, backend) for key in dict.fromkeys(given(service, SHARE).values()))
+    keys, either = (("", backend), asked) if len(asked) > 1 else (asked[0] if asked else ("", backend), ())
     ports = tuple(dict.fromkeys(service.ports))
     client = Client(service.namespace, {}, service.labels)
-    return Wish(service.key, client, (), frozenset(), ports, (key, backend_key(service)))
+    return Wish(service.key, client, (), frozenset(), ports, keys, either=either)
 
 
 def plan(
@@ -157,8 +157,8 @@ def plan(
     try:
         asked = wish(service, labels)
     except InvalidWish as problem:
-        said = (Say("Warning", problem.reason, problem.message),)
-        return _outcome(service, held, said, waiting=False, signature=None, log=problem.reason)
+        said = (Say("Warning", problem.reason, problem.message), *_apart(service, allocator, held))
+        return _outcome(service, held, said, waiting=False, signature=None, log=problem.reason, why=problem.reason)
     if held is None:
         return _first(service, allocator, asked)
     return _again(service, allocator, asked, held)
@@ -175,7 +175,10 @@ def _first(service: Service, allocator: Allocator, asked: Wish) -> Plan:
         )
     if isinstance(found, Refusal):
         problems.append(_failed(service, found.text))
-        return _outcome(service, None, tuple(problems), waiting=True, signature=_signature(asked), log="allocateIPs")
+        inside = any(map(allocator.table.find, claimed))
+        why = "the service has no right to it any more" if inside else "not allowed in config"
+        signature = _signature(asked)
+        return _outcome(service, None, tuple(problems), waiting=True, signature=signature, log="allocateIPs", why=why)
     internal = _impossible(asked, found)
     if internal:
         return _outcome(service, None, (*problems, internal), waiting=False, signature=None, log="internalError")
@@ -248,6 +251,15 @@ def _kept(allocator: Allocator, asked: Wish, addresses: list[Address]) -> str:
     return text
 
 
+def _apart(service: Service, allocator: Allocator, held: Allocation | None) -> tuple[Say, ...]:
+    """What a restart will do to a Service that contradicts itself and shares by none of what it says."""
+    agreed = allocator.join(_bare_wish(service), held.addresses, adopt=True) if held is not None else None
+    if held is None or not isinstance(agreed, Refusal):
+        return ()
+    kept = f"it keeps {quoted(held.addresses)}; a restart of the controller takes it from the younger one"
+    return (_failed(service, f"{agreed.text}: {kept}"),)
+
+
 def _signature(asked: Wish) -> object:
     """Two wishes with the same one, neither of which shares, are refused alike."""
     if asked.keys[0]:
@@ -275,13 +287,14 @@ def _outcome(
     waiting: bool,
     signature: object,
     log: str,
+    why: str = "not allowed in config",
 ) -> Plan:
-    """The status that follows from what is held; equal sets keep the order that users know."""
+    """The status that follows from what is held; equal sets keep the order that users know. `why` it has nothing."""
     shown = status_addresses(service)
     if hold is None:
         changes: tuple[Say, ...] = ()
         if service.ingress_ips:
-            text = f"Released IP {quoted(service.ingress_ips)}: not allowed in config"
+            text = f"Released IP {quoted(service.ingress_ips)}: {why}"
             changes = (Say("Normal", "ClearAssignment", text),)
         return Plan(None, (), "", changes, problems, waiting, signature, log)
     same = len(shown) == len(hold.addresses) and set(shown) == set(hold.addresses)

@@ -21,6 +21,8 @@ class Allocation:
     """What one Service holds. `pools[i]` is the pool of `addresses[i]`.
 
     `keys` are in force; `wanted` differs from them while other holders of the address do not agree.
+    `either` is there when the Service gives several sharing keys under different prefixes: `wanted` has
+    none then, so that nobody new joins, but who shares with it under any of them goes on.
     """
 
     addresses: tuple[Address, ...]
@@ -28,6 +30,7 @@ class Allocation:
     ports: tuple[ServicePort, ...]
     keys: Keys
     wanted: Keys
+    either: tuple[Keys, ...] = ()
 
 
 @dataclass(slots=True)
@@ -107,16 +110,17 @@ class Holders:
         if held.keys.get(keys, 0) - (mine.keys == keys) == others:
             return True
         # All holders may be on their way to the same new key, one edit after the other.
-        return all(keys in (a.keys, a.wanted) for h, a in held.holders.items() if h != key)
+        return all(keys in (a.keys, a.wanted, *a.either) for h, a in held.holders.items() if h != key)
 
-    def friends(self, key: str, address: Address, sharing: str) -> bool:
-        """Whether every other holder asks for this sharing key (not empty), ports and backends aside."""
+    def friends(self, key: str, address: Address, sharing: frozenset[str]) -> bool:
+        """Whether every other holder asks for one of these sharing keys (none is empty), ports and backends aside."""
         held = self._by_address.get(address)
         if held is None or held == key:
             return True
-        if isinstance(held, str) or not sharing:
+        if isinstance(held, str):
             return False
-        return all(a.wanted[0] == sharing for h, a in held.holders.items() if h != key)
+        others = (a for h, a in held.holders.items() if h != key)
+        return all(any(asked in sharing for asked, _ in (a.wanted, *a.either)) for a in others)
 
     def joinable(self, keys: Keys, ports: tuple[ServicePort, ...]) -> set[Address]:
         """Addresses held under these keys on which none of the ports is taken."""

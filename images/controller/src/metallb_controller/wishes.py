@@ -39,12 +39,17 @@ class InvalidWish(Exception):
         self.reason, self.message = reason, message
 
 
+def given(service: Service, name: str) -> dict[str, str]:
+    """The value under each prefix that has one."""
+    return {p: service.annotations[p + name] for p in PREFIXES if service.annotations.get(p + name)}
+
+
 def annotation(service: Service, name: str) -> str:
     """The value under either prefix; empty when there is none. Raises InvalidWish when they differ."""
-    given = {p: service.annotations[p + name] for p in PREFIXES if service.annotations.get(p + name)}
-    values = set(given.values())
+    found = given(service, name)
+    values = set(found.values())
     if len(values) > 1:
-        both = " and ".join(f'{p}{name} "{v}"' for p, v in given.items())
+        both = " and ".join(f'{p}{name} "{v}"' for p, v in found.items())
         raise InvalidWish("LoadBalancerFailed", f"annotations with the same meaning differ: {both}")
     return values.pop() if values else ""
 
