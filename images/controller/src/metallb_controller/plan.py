@@ -177,7 +177,7 @@ def _first(service: Service, allocator: Allocator, asked: Wish) -> Plan:
         problems.append(_failed(service, found.text))
         inside = any(map(allocator.table.find, claimed))
         why = "the service has no right to it any more" if inside else "not allowed in config"
-        signature = _signature(asked)
+        signature = _signature(asked, allocator)
         return _outcome(service, None, tuple(problems), waiting=True, signature=signature, log="allocateIPs", why=why)
     internal = _impossible(asked, found)
     if internal:
@@ -208,9 +208,11 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
     other_address = any(a not in keep for a in asked.requested)
     other_pool = bool(asked.pool) and not asked.requested and any(p != asked.pool for p in keep.values())
     missing = len(keep) < len(asked.families)
+    alike_refused = False  # whether it is a refusal that does not depend on which addresses it keeps
     if other_address or other_pool or missing:
         found = allocator.find(asked, keep)
         if isinstance(found, Refusal):
+            alike_refused = not asked.requested
             problems.append(_failed(service, found.text))
         elif not set(map(version_of, keep)) <= set(map(version_of, found.addresses)):
             problems.append(_failed(service, f'no available IPs in pool "{asked.pool}" for dual IPFamily'))
@@ -231,14 +233,15 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
         ordered = sorted(keep, key=lambda a: asked.families.index(version_of(a)))
         agreed = allocator.join(asked, ordered)
         if isinstance(agreed, Refusal):
+            alike_refused = False
             problems.append(_failed(service, f"{agreed.text}: {_kept(allocator, asked, ordered)}"))
             pools = tuple(keep[a] for a in ordered)
             chosen = Allocation(tuple(ordered), pools, asked.ports, held.keys, asked.keys)
         else:
             chosen = agreed
     still_missing = len(chosen.addresses) < len(asked.families)
-    alike = None if problems or not still_missing else _signature(asked)
-    signature = None if alike is None else (alike, chosen.pools)
+    alike = _signature(asked, allocator) if alike_refused or (still_missing and not problems) else None
+    signature = None if alike is None else (alike, tuple(map(version_of, chosen.addresses)), chosen.pools)
     waiting = bool(problems) or still_missing
     return _outcome(service, chosen, tuple(problems), waiting=waiting, signature=signature, log=log)
 
@@ -260,12 +263,13 @@ def _apart(service: Service, allocator: Allocator, held: Allocation | None) -> t
     return (_failed(service, f"{agreed.text}: {kept}"),)
 
 
-def _signature(asked: Wish) -> object:
+def _signature(asked: Wish, allocator: Allocator) -> object:
     """Two wishes with the same one, neither of which shares, are refused alike."""
     if asked.keys[0]:
         return None
-    labels = tuple(sorted(asked.client.labels.items()))
-    return (asked.families, asked.optional, asked.requested, asked.pool, asked.client.namespace, labels)
+    client = asked.client
+    who = (client.namespace, tuple(sorted(client.labels.items()))) if allocator.table.selective else ()
+    return (asked.families, asked.optional, asked.requested, asked.pool, who)
 
 
 def _failed(service: Service, text: str) -> Say:

@@ -123,10 +123,15 @@ def serves(rule: ServiceAllocation, client: Client) -> bool:
 
 
 class PoolTable:
-    """All pools of a config. `find` is O(log ranges); `order` is the order of automatic choice."""
+    """All pools of a config. `find` is O(log ranges); `order` is the order of automatic choice.
+
+    `selective` says whether any pool serves some Services only.
+    """
 
     def __init__(self, pools: Iterable[Pool]) -> None:
         self.by_name = {pool.name: PoolSpace(pool) for pool in pools}
+        rules = (ps.pool.service_allocation for ps in self.by_name.values())
+        self.selective = any(r.namespaces or r.namespace_selectors or r.service_selectors for r in rules)
         flat = sorted(
             (r.version, r.first, r.last, name) for name, ps in self.by_name.items() for r in ps.pool.addresses
         )
