@@ -127,7 +127,7 @@ def _bare_wish(service: Service) -> Wish:
     asked = tuple((key, backend) for key in dict.fromkeys(given(service, SHARE).values()))
     keys, either = (("", backend), asked) if len(asked) > 1 else (asked[0] if asked else ("", backend), ())
     ports = tuple(dict.fromkeys(service.ports))
-    client = Client(service.namespace, {}, service.labels)
+    client = Client(service.namespace, None, service.labels)
     return Wish(service.key, client, (), frozenset(), ports, keys, either=either)
 
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from metallb_common.config.model import Pool, ServiceAllocation
 from metallb_common.net.ranges import Address, AddressRange, Version, merge, to_address
+from metallb_common.net.selectors import LabelSelector
 from metallb_controller.intervals import IntervalSet, subtract
 
 FAMILY_NAMES: dict[Version, str] = {4: "ipv4", 6: "ipv6"}
+#: The API server gives every namespace this label, with its name.
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
 
 def _index(value: int) -> int:
@@ -106,18 +109,28 @@ class PoolSpace:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What a pool's service-allocation rules look at."""
+    """What a pool's service-allocation rules look at. `namespace_labels` None: not known, or not yet."""
 
     namespace: str
-    namespace_labels: Mapping[str, str]
+    namespace_labels: Mapping[str, str] | None
     labels: Mapping[str, str]
+
+    def in_namespace(self, selector: LabelSelector) -> bool:
+        """Whether the Service's namespace matches. Of labels that are not known none is taken to be absent.
+
+        One label every namespace has: its name.
+        """
+        if self.namespace_labels is not None:
+            return selector.matches(self.namespace_labels)
+        answerable = all(requirement.key == NAMESPACE_NAME for requirement in selector.requirements)
+        return answerable and selector.matches({NAMESPACE_NAME: self.namespace})
 
 
 def serves(rule: ServiceAllocation, client: Client) -> bool:
     """Namespaces: listed or selected; Services: selected. Rules that are not given bind nobody."""
     if rule.namespaces or rule.namespace_selectors:
         named = client.namespace in rule.namespaces
-        if not named and not any(s.matches(client.namespace_labels) for s in rule.namespace_selectors):
+        if not named and not any(client.in_namespace(s) for s in rule.namespace_selectors):
             return False
     return not rule.service_selectors or any(s.matches(client.labels) for s in rule.service_selectors)
 

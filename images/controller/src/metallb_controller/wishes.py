@@ -121,15 +121,12 @@ def backend_key(service: Service) -> str:
 
 
 def wish(service: Service, namespace_labels: Mapping[str, str] | None) -> Wish:
-    """Raises InvalidWish. Without labels of the namespace, the one that every namespace has is used."""
+    """Raises InvalidWish. `namespace_labels` None: see `Client`."""
     wanted = families(service)
-    labels = namespace_labels
-    if labels is None:
-        labels = {"kubernetes.io/metadata.name": service.namespace}
     prefer = service.ip_family_policy == "PreferDualStack" and len(wanted) > 1
     return Wish(
         key=service.key,
-        client=Client(service.namespace, labels, service.labels),
+        client=Client(service.namespace, namespace_labels, service.labels),
         families=wanted,
         optional=frozenset(wanted) if prefer else frozenset(),
         ports=tuple(dict.fromkeys(service.ports)),
