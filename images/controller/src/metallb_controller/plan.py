@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from metallb_common.kube.views import Service
 from metallb_common.net.ranges import Address
-from metallb_controller.allocator import Allocator, Refusal, Wish, quoted, version_of
+from metallb_controller.allocator import Allocator, Refusal, Wish, quoted
 from metallb_controller.pools import Client
-from metallb_controller.sharing import Allocation
+from metallb_controller.sharing import Allocation, version_of
 from metallb_controller.wishes import (
     FROM_POOL,
     SHARE,

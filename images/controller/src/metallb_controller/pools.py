@@ -5,7 +5,7 @@ Everything is arithmetic on intervals: nothing here is proportional to the numbe
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -67,14 +67,23 @@ class Space:
         i = bisect_right(self._firsts, code) - 1
         return i >= 0 and code <= self._lasts[i]
 
+    def at_or_above(self, value: int) -> int | None:
+        """The number of the lowest address from this one on that the pool may give out, now or when it is free."""
+        if self._avoid:  # no rank: the next address has one
+            value += {0: 1, 255: 2}.get(value & 255, 0)
+        code = _index(value) if self._avoid else value
+        i = bisect_left(self._lasts, code)
+        return self._decode(max(code, self._firsts[i])) if i < len(self._lasts) else None
+
     def lowest(self) -> Address | None:
         code = self.free.lowest()
-        if code is None:
-            return None
-        if self._avoid:
-            block, rest = divmod(code, 254)
-            code = (block << 8) + rest + 1
-        return to_address(self.version, code)
+        return None if code is None else to_address(self.version, self._decode(code))
+
+    def _decode(self, code: int) -> int:
+        if not self._avoid:
+            return code
+        block, rest = divmod(code, 254)
+        return (block << 8) + rest + 1
 
     def take(self, address: Address) -> None:
         """No longer free. An address that the pool would not give out is left alone."""

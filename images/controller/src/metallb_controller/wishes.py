@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address, Version
-from metallb_controller.allocator import Wish, quoted, version_of
+from metallb_controller.allocator import Wish, quoted
 from metallb_controller.pools import Client
+from metallb_controller.sharing import version_of
 
 POOL = "address-pool"
 SHARE = "allow-shared-ip"
