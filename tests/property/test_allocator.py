@@ -17,9 +17,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from metallb_common.config.model import Pool
+from metallb_common.config.model import Pool, ServiceAllocation
 from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address
+from metallb_common.net.selectors import LabelSelector, Requirement
 from metallb_controller.allocator import Allocator, Refusal, Wish
 from metallb_controller.intervals import IntervalSet, subtract
 from metallb_controller.plan import status_addresses
@@ -27,6 +28,9 @@ from metallb_controller.pools import PoolSpace
 from metallb_controller.wishes import Rules, families, wish
 from tests.unit.controller.make import World, config, pool, service
 
+PROD = LabelSelector((Requirement("env", "In", ("prod",)),))
+NOT_PROD = LabelSelector((Requirement("env", "NotIn", ("prod",)),))
+WEB = LabelSelector((Requirement("tier", "NotIn", ("batch",)),))
 B = "198.51.100.254-198.51.101.0"
 CONFIGS: tuple[tuple[Pool, ...], ...] = (
     (pool("a", "192.0.2.0/31"), pool("b", "2001:db8::/127", B, avoid_buggy_ips=True)),
@@ -34,6 +38,18 @@ CONFIGS: tuple[tuple[Pool, ...], ...] = (
     (pool("z", "192.0.2.0/30", priority=1), pool("b", "2001:db8::/126", B)),
     (pool("a", "192.0.2.0/31", disabled=True), pool("b", "2001:db8::/126", B)),
     (pool("a", "192.0.2.0/32"), pool("c", "192.0.2.1/32", auto_assign=False), pool("b", "2001:db8::/127")),
+    (
+        pool(
+            "a", "192.0.2.0/31", allocation=ServiceAllocation(2, namespaces=("dev",), namespace_selectors=(NOT_PROD,))
+        ),
+        pool("b", "2001:db8::/126", B, allocation=ServiceAllocation(1, service_selectors=(WEB,))),
+        pool("d", "192.0.2.2/31", "203.0.113.0/31", allocation=ServiceAllocation(namespace_selectors=(PROD,))),
+    ),
+    (
+        pool("a", "192.0.2.0/31", protocol="bgp"),
+        pool("b", "2001:db8::/126", protocol="bgp", auto_assign=False),
+        pool("d", "192.0.2.2/31", B, "2001:db8:1::/127", priority=5),
+    ),
     (pool("other", "203.0.113.0/29"),),
 )
 
@@ -47,6 +63,9 @@ KEYS = st.sampled_from(["", "k", "k", "l"])
 POOLS = st.sampled_from(["", "", "", "a", "b", "nowhere"])
 WISHES = st.sampled_from(["", "", "192.0.2.0", "192.0.2.1", "2001:db8::1", "2001:db8::, 198.51.100.254"])
 OTHER = st.sampled_from(["", "", "", "k", "l"])
+NAMESPACES = st.sampled_from(["default", "default", "dev", "shop"])
+TIERS = st.sampled_from(["web", "web", "batch"])
+LABELS = st.sampled_from([None, {}, {"env": "prod"}, {"env": "test"}])
 TRAFFIC = st.sampled_from(["Cluster", "Cluster", "Local"])
 
 
@@ -79,18 +98,42 @@ def some_services(machine: Histories) -> bool:
 
 
 class Histories(RuleBasedStateMachine):
-    """Services come, change and go; configs change; writes get lost; controllers restart."""
+    """Services come, change and go; configs and labels change; writes get lost; controllers restart."""
 
-    @initialize(which=st.integers(0, 4))
-    def begin(self, which: int) -> None:
+    @initialize(which=st.integers(0, 6), watched=st.booleans())
+    def begin(self, which: int, watched: bool) -> None:
         self.world = World()
+        self.labels: dict[str, dict[str, str]] | None = {"default": {}} if watched else None
+        self._tell_labels()
         self.world.sync()
         self.world.configure(*CONFIGS[which])
         self.clock = count(1)
         self.entitled: set[tuple[str, str, str]] = set()
         self.before: dict[str, tuple[str, ...]] = {}
 
-    @rule(family=FAMILIES, ports=PORTS, share=KEYS, pool=POOLS, addresses=WISHES, traffic=TRAFFIC, then=THEN)
+    def _tell_labels(self) -> None:
+        if self.labels is not None:
+            self.world.assigner.set_namespaces(dict(self.labels))
+
+    def _restart(self) -> None:
+        """A new process, which has seen the labels before it decides anything."""
+        self.world.restart()
+        self._tell_labels()
+
+    def _wish(self, view: Service) -> Wish:
+        return wish(view, None if self.labels is None else self.labels.get(view.namespace))
+
+    @rule(
+        family=FAMILIES,
+        ports=PORTS,
+        share=KEYS,
+        pool=POOLS,
+        addresses=WISHES,
+        traffic=TRAFFIC,
+        namespace=NAMESPACES,
+        tier=TIERS,
+        then=THEN,
+    )
     def create(
         self,
         family: tuple[str, str],
@@ -99,6 +142,8 @@ class Histories(RuleBasedStateMachine):
         pool: str,
         addresses: str,
         traffic: str,
+        namespace: str,
+        tier: str,
         then: bool,
     ) -> None:
         if len(self.world.objects) >= 7:
@@ -107,6 +152,8 @@ class Histories(RuleBasedStateMachine):
         self.world.put(
             service(
                 f"s{number}",
+                namespace=namespace,
+                labels={"tier": tier},
                 families=family[0],
                 policy=family[1],
                 ports=ports,
@@ -141,6 +188,26 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=PICK, ports=PORTS, traffic=TRAFFIC, then=THEN)
     def respec(self, pick: int, ports: tuple[str, ...], traffic: str, then: bool) -> None:
         self.world.edit(self._one_of(pick), ports=service(ports=ports).ports, external_traffic_policy=traffic)
+        self._perhaps_settle(then)
+
+    @precondition(some_services)
+    @rule(pick=PICK, family=FAMILIES, tier=TIERS, then=THEN)
+    def refamily(self, pick: int, family: tuple[str, str], tier: str, then: bool) -> None:
+        """One family more or fewer, or another primary one; other labels."""
+        cluster_ips = service(families=family[0]).cluster_ips
+        changes = {"cluster_ips": cluster_ips, "ip_family_policy": family[1], "labels": {"tier": tier}}
+        self.world.edit(self._one_of(pick), **changes)
+        self._perhaps_settle(then)
+
+    @rule(namespace=NAMESPACES, labels=LABELS, then=THEN)
+    def relabel(self, namespace: str, labels: dict[str, str] | None, then: bool) -> None:
+        """The labels of a namespace come, change, or go, if they are watched."""
+        if self.labels is None:
+            return
+        self.labels.pop(namespace, None)
+        if labels is not None:
+            self.labels[namespace] = labels
+        self._tell_labels()
         self._perhaps_settle(then)
 
     @precondition(some_services)
@@ -186,7 +253,7 @@ class Histories(RuleBasedStateMachine):
             self.world.assigner.reconcile(3)
         contested = self._contested()
         self.before = {key: tuple(ip for ip in ips if (key, ip) not in contested) for key, ips in self.before.items()}
-        self.world.restart()
+        self._restart()
 
     @rule()
     def restart(self) -> None:
@@ -194,7 +261,7 @@ class Histories(RuleBasedStateMachine):
         self._judge_moves()
         shown = {k: v.ingress_ips for k, v in self.world.objects.items()}
         contested = self._contested()
-        self.world.restart()
+        self._restart()
         self.world.settle()
         for key, ips in shown.items():
             now = self.world.objects[key].ingress_ips
@@ -223,7 +290,7 @@ class Histories(RuleBasedStateMachine):
         held = self.world.assigner.allocator.held.get(key)
         if contradicts_itself(view):
             return False
-        asked = wish(view, None)
+        asked = self._wish(view)
         return bool(set(map(str, asked.requested)) & set(view.ingress_ips) or (held and asked.pool in held.pools))
 
     def _judge_moves(self) -> None:
@@ -232,14 +299,14 @@ class Histories(RuleBasedStateMachine):
             view = self.world.objects.get(key)
             if view is None or not ips or view.type != "LoadBalancer":
                 continue
-            assert view.ingress_ips, f"{key} lost {ips}"
             for old in set(ips) - set(view.ingress_ips):
+                version = ipaddress.ip_address(old).version
+                if version not in families(view):
+                    continue
+                there = version in {a.version for a in status_addresses(view)}
+                assert there, f"{key} lost {old} and got none of its family: {view.ingress_ips}"
                 met = self._asked_for_it(key)
                 assert met, f"{key} moved from {old} to {view.ingress_ips} and did not ask for it"
-                version = ipaddress.ip_address(old).version
-                still = version in families(view)
-                there = version in {a.version for a in status_addresses(view)}
-                assert there or not still, f"{key} lost {old} and got none of its family: {view.ingress_ips}"
         self._remember()
 
     def _remember(self) -> None:
@@ -298,11 +365,11 @@ class Histories(RuleBasedStateMachine):
                 assert (held.ports, held.wanted[0]) == (view.ports, "")
                 assert {key for key, _ in held.either} == sharing_keys(view)
             elif held:
-                asked = wish(view, None)
+                asked = self._wish(view)
                 assert (held.ports, held.wanted, held.either) == (asked.ports, asked.keys, ())
         for key in self.world.assigner.waiting:
             if key not in allocator.held:
-                found = allocator.find(wish(self.world.objects[key], None))
+                found = allocator.find(self._wish(self.world.objects[key]))
                 assert isinstance(found, Refusal), f"{key} waits for what is there"
 
 
@@ -323,6 +390,8 @@ BULK: dict[str, dict[str, list[object]]] = {
         "pool": ["", "", "", "a", "b", "nowhere"],
         "addresses": ["", "", "", "192.0.2.0", "192.0.2.1", "2001:db8::1", "2001:db8::, 198.51.100.254"],
         "traffic": ["Cluster", "Cluster", "Local"],
+        "namespace": ["default", "default", "dev", "shop"],
+        "tier": ["web", "web", "batch"],
     },
     "annotate": {
         "share": ["", "k", "l"],
@@ -331,6 +400,11 @@ BULK: dict[str, dict[str, list[object]]] = {
         "addresses": ["", "", "192.0.2.1", "2001:db8::1", "198.51.100.255"],
     },
     "respec": {"ports": [("TCP/80",), ("UDP/80",), ("TCP/1",)], "traffic": ["Cluster", "Local"]},
+    "refamily": {
+        "family": [("4", "SingleStack"), ("6", "SingleStack"), ("46", "PreferDualStack"), ("64", "RequireDualStack")],
+        "tier": ["web", "batch"],
+    },
+    "relabel": {"namespace": ["default", "dev", "shop"], "labels": [None, {}, {"env": "prod"}, {"env": "test"}]},
     "delete": {},
     "retype": {"kind": ["ClusterIP", "LoadBalancer", "LoadBalancer"]},
     "reconfigure": {"which": list(range(len(CONFIGS)))},
@@ -338,7 +412,7 @@ BULK: dict[str, dict[str, list[object]]] = {
     "restart": {},
     "nobody_waits_in_vain": {},
 }
-WEIGHTS = [8, 4, 2, 4, 1, 2, 1, 1, 2]
+WEIGHTS = [8, 4, 2, 1, 2, 4, 1, 2, 1, 1, 2]
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -347,16 +421,16 @@ def test_long_histories(block: int) -> None:
     for seed in range(block * 50, block * 50 + 50):
         random = Random(seed)
         machine = Histories()
-        machine.begin(random.randrange(5))
+        machine.begin(random.randrange(7), watched=random.random() < 0.7)
         for step in range(100):
             (name,) = random.choices(list(BULK), WEIGHTS)
-            needs = name in ("annotate", "respec", "delete", "retype")
+            needs = name in ("annotate", "respec", "refamily", "delete", "retype")
             if needs and not machine.world.objects:
                 continue
             arguments = {k: random.choice(values) for k, values in BULK[name].items()}
             if needs:
                 arguments["pick"] = random.randrange(7)
-            if needs or name == "create":
+            if needs or name in ("create", "relabel"):
                 arguments["then"] = random.random() < 0.7
             try:
                 getattr(machine, name)(**arguments)

@@ -154,6 +154,22 @@ def test_two_that_lack_different_families_are_not_refused_alike() -> None:
     assert made.ips("younger") == ("192.0.2.1", "2001:db8::")
 
 
+def test_waiting_for_a_write_is_no_work() -> None:
+    """A status that does not fit any more, until it is cleared, is not looked at again and again."""
+    made = world(pool("p", "192.0.2.0/32", "2001:db8::/126"))
+    made.put(service("four", created=1))
+    made.put(service("six", families="6", created=2))
+    made.put(service("late", created=3))
+    made.settle()
+    made.edit("default/six", cluster_ips=service(families="4").cluster_ips)
+    made.think()
+    made.settle()
+    assert made.ips("six") == ()
+    made.remove("default/four")
+    made.settle()
+    assert made.ips("six") == ("192.0.2.0",)
+
+
 def test_the_agenda_forgets_who_is_gone() -> None:
     agenda = Agenda()
     for i in (3, 1, 2):

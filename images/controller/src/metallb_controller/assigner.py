@@ -265,7 +265,8 @@ class Assigner:
             return
         try:
             self._withdraw(tracked)
-            if key not in self.allocator.held and tracked.view.ingress_ips:
+            tried = key not in self.allocator.held and bool(tracked.view.ingress_ips)
+            if tried:
                 self._adopt(tracked, at_start=False)
             labels = None if self.namespaces is None else self.namespaces.get(tracked.view.namespace)
             decided = plan(tracked.view, self.allocator, self._rules, labels, lapsed=tracked.lapsed)
@@ -274,15 +275,16 @@ class Assigner:
             logs.error(op="plan", service=key, error=repr(error), msg="left as it is")
             tracked.decided = None
         else:
-            self._commit(tracked, decided)
+            self._commit(tracked, decided, tried=tried)
         self._linger(key)
         if self._handovers.of(key) and not self._leaving(key):
             self._submit_all(self._handovers.nudge(key))
 
-    def _commit(self, tracked: Tracked, decided: Plan) -> None:
+    def _commit(self, tracked: Tracked, decided: Plan, *, tried: bool) -> None:
+        """`tried`: what it holds by its status was its own only for this plan; giving it up frees nothing."""
         view, key = tracked.view, tracked.view.key
         if decided.hold is None:
-            self._release(key)
+            self._release(key, freed=not tried)
         else:
             self._hold(key, decided.hold)
         if decided.waiting:
@@ -317,14 +319,15 @@ class Assigner:
                 if other in self.services:
                     self._agenda.change(self.services[other].view)
 
-    def _release(self, key: str) -> bool:
+    def _release(self, key: str, *, freed: bool = True) -> bool:
         held = self.allocator.held.get(key)
         if held is None:
             return False
         self.allocator.release(key)
         if key in self.services:
             self.services[key].lapsed = held.addresses
-        self._freed()
+        if freed:
+            self._freed()
         return True
 
     def _freed(self) -> None:
