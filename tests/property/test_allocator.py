@@ -21,6 +21,7 @@ from metallb_common.config.model import Pool, ServiceAllocation
 from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address
 from metallb_common.net.selectors import LabelSelector, Requirement
+from metallb_common.obs import logs
 from metallb_controller.allocator import Allocator, Refusal, Wish
 from metallb_controller.intervals import IntervalSet, subtract
 from metallb_controller.plan import status_addresses
@@ -415,14 +416,30 @@ BULK: dict[str, dict[str, list[object]]] = {
 WEIGHTS = [8, 4, 2, 1, 2, 4, 1, 2, 1, 1, 2]
 
 
+STEPS = 100
+
+
 @pytest.mark.parametrize("block", range(8))
 def test_long_histories(block: int) -> None:
-    """50 histories of 100 steps each per block; the seed is in the message."""
-    for seed in range(block * 50, block * 50 + 50):
+    walk(range(block * 50, block * 50 + 50))
+
+
+@pytest.mark.accept
+def test_thousands_of_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make accept` goes on where `make test` stops."""
+    monkeypatch.setattr(logs, "_write", lambda level, fields: None)  # some hundred thousand lines
+    seeds = range(400, 5400)
+    walk(seeds)
+    print(f"\nallocator: {len(seeds)} random histories of {STEPS} steps, no rule broken (target: 5000): met")
+
+
+def walk(seeds: range) -> None:
+    """One history for each seed; the seed is in the message of a failure."""
+    for seed in seeds:
         random = Random(seed)
         machine = Histories()
         machine.begin(random.randrange(7), watched=random.random() < 0.7)
-        for step in range(100):
+        for step in range(STEPS):
             (name,) = random.choices(list(BULK), WEIGHTS)
             needs = name in ("annotate", "respec", "refamily", "delete", "retype")
             if needs and not machine.world.objects:

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from metallb_common.config.model import Config, Pool
 from metallb_common.kube.views import Service
+from metallb_common.obs import logs
 from metallb_controller.assigner import Assigner
 from metallb_controller.handover import circle
 from metallb_controller.plan import Plan, Say, needs_write, status_addresses
@@ -439,6 +440,16 @@ def walk(seed: int, choices: dict[str, dict[str, list[Any]]], weights: list[int]
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, step {len(done)}: {error}\n" + "\n".join(done[-25:])) from error
     return roads.wire
+
+
+@pytest.mark.accept
+def test_thousands_of_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make accept` goes on where `make test` stops."""
+    monkeypatch.setattr(logs, "_write", lambda level, fields: None)  # some hundred thousand lines
+    writes = sum(walk(seed, CHOICES, WEIGHTS, 0).writes for seed in range(800, 4800))
+    crowded = [walk(seed, CROWDED, CROWDED_WEIGHTS, 3) for seed in range(300, 1300)]
+    writes += sum(wire.writes for wire in crowded)
+    print(f"\nhand-over: 5000 random histories, {writes} writes, no address shown twice (target: 5000): met")
 
 
 @pytest.mark.parametrize("block", range(4))
