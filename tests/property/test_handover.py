@@ -26,7 +26,7 @@ from metallb_controller.tracked import Tracked
 from metallb_controller.wishes import FROM_POOL, Rules
 from tests.unit.controller.make import config, pool, service
 
-SHARE = "metallb.universe.tf/allow-shared-ip"
+SHARE, OTHER_SHARE = "metallb.universe.tf/allow-shared-ip", "metallb.io/allow-shared-ip"
 CONFIGS: tuple[tuple[Pool, ...], ...] = (
     (pool("a", "192.0.2.0/31"), pool("b", "192.0.2.2/31", "2001:db8::/127", auto_assign=False)),
     (pool("a", "192.0.2.2/31"), pool("b", "192.0.2.0/31", "2001:db8::/127", auto_assign=False)),
@@ -40,10 +40,10 @@ def fits(one: Service, other: Service) -> bool:
     def backends(view: Service) -> Any:
         return view.selector if view.external_traffic_policy == "Local" else None
 
-    keys = {view.annotations.get(SHARE, "") for view in (one, other)}
+    keys = [{view.annotations.get(name, "") for name in (SHARE, OTHER_SHARE)} - {""} for view in (one, other)]
     return (
-        len(keys) == 1
-        and "" not in keys
+        len(keys[0]) == 1
+        and keys[0] == keys[1]
         and backends(one) == backends(other)
         and not set(one.ports) & set(other.ports)
         and one.type == other.type == "LoadBalancer"
@@ -280,10 +280,12 @@ class Roads:
             policy = "PreferDualStack" if len(families) > 1 else "SingleStack"
             self.wire.create(families=families, policy=policy, ports=(ports,), share=share, addresses=addresses)
 
-    def annotate(self, pick: int, pool: str, addresses: str, share: str) -> None:
+    def annotate(self, pick: int, pool: str, addresses: str, share: str, other: str) -> None:
+        """With `other` the sharing key is there under both prefixes, equal or not."""
         key = self.key(pick)
         if key:
             asked = service(pool=pool, addresses=addresses, share=share).annotations
+            asked = {**asked, OTHER_SHARE: other} if other else asked
             ours = {k: v for k, v in self.wire.objects[key].annotations.items() if k == FROM_POOL}
             self.wire.edit(key, annotations={**asked, **ours})
 
@@ -357,6 +359,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         "pool": ["", "", "a", "b"],
         "addresses": ["", "192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::", "2001:db8::1"],
         "share": ["", "k", "l"],
+        "other": ["", "", "", "k"],
     },
     "respec": {"pick": list(range(6)), "ports": ["TCP/80", "UDP/80", "TCP/443"]},
     "retype": {"pick": list(range(6)), "lb_class": [None, None, "example.com/other"]},
@@ -417,6 +420,7 @@ CROWDED = CHOICES | {
         "pool": [""],
         "addresses": ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3"],
         "share": [""],
+        "other": [""],
     },
 }
 CROWDED_WEIGHTS = [0, 14, 0, 0, 0, 0, 10, 10, 4, 6, 1, 1, 1, 1, 1]
