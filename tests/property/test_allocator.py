@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from itertools import combinations, count
+from itertools import combinations, count, product
 from random import Random
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from metallb_common.config.model import Pool
+from metallb_common.config.model import Pool, ServiceAllocation
+from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address
-from metallb_controller.allocator import Allocator, Refusal
+from metallb_common.net.selectors import LabelSelector, Requirement
+from metallb_common.obs import logs
+from metallb_controller.allocator import Allocator, Refusal, Wish
 from metallb_controller.intervals import IntervalSet, subtract
 from metallb_controller.plan import status_addresses
 from metallb_controller.pools import PoolSpace
-from metallb_controller.wishes import Rules, wish
+from metallb_controller.wishes import Rules, families, wish
 from tests.unit.controller.make import World, config, pool, service
 
+PROD = LabelSelector((Requirement("env", "In", ("prod",)),))
+NOT_PROD = LabelSelector((Requirement("env", "NotIn", ("prod",)),))
+WEB = LabelSelector((Requirement("tier", "NotIn", ("batch",)),))
 B = "198.51.100.254-198.51.101.0"
 CONFIGS: tuple[tuple[Pool, ...], ...] = (
     (pool("a", "192.0.2.0/31"), pool("b", "2001:db8::/127", B, avoid_buggy_ips=True)),
@@ -32,6 +39,18 @@ CONFIGS: tuple[tuple[Pool, ...], ...] = (
     (pool("z", "192.0.2.0/30", priority=1), pool("b", "2001:db8::/126", B)),
     (pool("a", "192.0.2.0/31", disabled=True), pool("b", "2001:db8::/126", B)),
     (pool("a", "192.0.2.0/32"), pool("c", "192.0.2.1/32", auto_assign=False), pool("b", "2001:db8::/127")),
+    (
+        pool(
+            "a", "192.0.2.0/31", allocation=ServiceAllocation(2, namespaces=("dev",), namespace_selectors=(NOT_PROD,))
+        ),
+        pool("b", "2001:db8::/126", B, allocation=ServiceAllocation(1, service_selectors=(WEB,))),
+        pool("d", "192.0.2.2/31", "203.0.113.0/31", allocation=ServiceAllocation(namespace_selectors=(PROD,))),
+    ),
+    (
+        pool("a", "192.0.2.0/31", protocol="bgp"),
+        pool("b", "2001:db8::/126", protocol="bgp", auto_assign=False),
+        pool("d", "192.0.2.2/31", B, "2001:db8:1::/127", priority=5),
+    ),
     (pool("other", "203.0.113.0/29"),),
 )
 
@@ -44,6 +63,10 @@ PORTS = st.sampled_from([("TCP/80",), ("UDP/80",), ("TCP/443",), ("TCP/1",), ("T
 KEYS = st.sampled_from(["", "k", "k", "l"])
 POOLS = st.sampled_from(["", "", "", "a", "b", "nowhere"])
 WISHES = st.sampled_from(["", "", "192.0.2.0", "192.0.2.1", "2001:db8::1", "2001:db8::, 198.51.100.254"])
+OTHER = st.sampled_from(["", "", "", "k", "l"])
+NAMESPACES = st.sampled_from(["default", "default", "dev", "shop"])
+TIERS = st.sampled_from(["web", "web", "batch"])
+LABELS = st.sampled_from([None, {}, {"env": "prod"}, {"env": "test"}])
 TRAFFIC = st.sampled_from(["Cluster", "Cluster", "Local"])
 
 
@@ -61,23 +84,57 @@ def naive_addresses(p: Pool, version: int) -> list[Address]:
     return sorted(out, key=int)
 
 
+def sharing_keys(view: Service) -> set[str]:
+    """What a Service says under either prefix."""
+    said = (view.annotations.get(prefix + "allow-shared-ip", "") for prefix in PREFIXES)
+    return {key for key in said if key}
+
+
+def contradicts_itself(view: Service) -> bool:
+    return len(sharing_keys(view)) > 1
+
+
 def some_services(machine: Histories) -> bool:
     return bool(machine.world.objects)
 
 
 class Histories(RuleBasedStateMachine):
-    """Services come, change and go; configs change; writes get lost; controllers restart."""
+    """Services come, change and go; configs and labels change; writes get lost; controllers restart."""
 
-    @initialize(which=st.integers(0, 4))
-    def begin(self, which: int) -> None:
+    @initialize(which=st.integers(0, 6), watched=st.booleans())
+    def begin(self, which: int, watched: bool) -> None:
         self.world = World()
+        self.labels: dict[str, dict[str, str]] | None = {"default": {}} if watched else None
+        self._tell_labels()
         self.world.sync()
         self.world.configure(*CONFIGS[which])
         self.clock = count(1)
         self.entitled: set[tuple[str, str, str]] = set()
         self.before: dict[str, tuple[str, ...]] = {}
 
-    @rule(family=FAMILIES, ports=PORTS, share=KEYS, pool=POOLS, addresses=WISHES, traffic=TRAFFIC, then=THEN)
+    def _tell_labels(self) -> None:
+        if self.labels is not None:
+            self.world.assigner.set_namespaces(dict(self.labels))
+
+    def _restart(self) -> None:
+        """A new process, which has seen the labels before it decides anything."""
+        self.world.restart()
+        self._tell_labels()
+
+    def _wish(self, view: Service) -> Wish:
+        return wish(view, None if self.labels is None else self.labels.get(view.namespace))
+
+    @rule(
+        family=FAMILIES,
+        ports=PORTS,
+        share=KEYS,
+        pool=POOLS,
+        addresses=WISHES,
+        traffic=TRAFFIC,
+        namespace=NAMESPACES,
+        tier=TIERS,
+        then=THEN,
+    )
     def create(
         self,
         family: tuple[str, str],
@@ -86,6 +143,8 @@ class Histories(RuleBasedStateMachine):
         pool: str,
         addresses: str,
         traffic: str,
+        namespace: str,
+        tier: str,
         then: bool,
     ) -> None:
         if len(self.world.objects) >= 7:
@@ -94,6 +153,8 @@ class Histories(RuleBasedStateMachine):
         self.world.put(
             service(
                 f"s{number}",
+                namespace=namespace,
+                labels={"tier": tier},
                 families=family[0],
                 policy=family[1],
                 ports=ports,
@@ -114,10 +175,12 @@ class Histories(RuleBasedStateMachine):
             self.settle()
 
     @precondition(some_services)
-    @rule(pick=PICK, share=KEYS, pool=POOLS, addresses=WISHES, then=THEN)
-    def annotate(self, pick: int, share: str, pool: str, addresses: str, then: bool) -> None:
+    @rule(pick=PICK, share=KEYS, other=OTHER, pool=POOLS, addresses=WISHES, then=THEN)
+    def annotate(self, pick: int, share: str, other: str, pool: str, addresses: str, then: bool) -> None:
+        """With `other` the sharing key is there under both prefixes, equal or not."""
         key = self._one_of(pick)
         asked = service(share=share, pool=pool, addresses=addresses).annotations
+        asked = {**asked, "metallb.io/allow-shared-ip": other} if other else asked
         ours = {k: v for k, v in self.world.objects[key].annotations.items() if k.endswith("from-pool")}
         self.world.edit(key, annotations={**asked, **ours})
         self._perhaps_settle(then)
@@ -126,6 +189,26 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=PICK, ports=PORTS, traffic=TRAFFIC, then=THEN)
     def respec(self, pick: int, ports: tuple[str, ...], traffic: str, then: bool) -> None:
         self.world.edit(self._one_of(pick), ports=service(ports=ports).ports, external_traffic_policy=traffic)
+        self._perhaps_settle(then)
+
+    @precondition(some_services)
+    @rule(pick=PICK, family=FAMILIES, tier=TIERS, then=THEN)
+    def refamily(self, pick: int, family: tuple[str, str], tier: str, then: bool) -> None:
+        """One family more or fewer, or another primary one; other labels."""
+        cluster_ips = service(families=family[0]).cluster_ips
+        changes = {"cluster_ips": cluster_ips, "ip_family_policy": family[1], "labels": {"tier": tier}}
+        self.world.edit(self._one_of(pick), **changes)
+        self._perhaps_settle(then)
+
+    @rule(namespace=NAMESPACES, labels=LABELS, then=THEN)
+    def relabel(self, namespace: str, labels: dict[str, str] | None, then: bool) -> None:
+        """The labels of a namespace come, change, or go, if they are watched."""
+        if self.labels is None:
+            return
+        self.labels.pop(namespace, None)
+        if labels is not None:
+            self.labels[namespace] = labels
+        self._tell_labels()
         self._perhaps_settle(then)
 
     @precondition(some_services)
@@ -171,7 +254,7 @@ class Histories(RuleBasedStateMachine):
             self.world.assigner.reconcile(3)
         contested = self._contested()
         self.before = {key: tuple(ip for ip in ips if (key, ip) not in contested) for key, ips in self.before.items()}
-        self.world.restart()
+        self._restart()
 
     @rule()
     def restart(self) -> None:
@@ -179,7 +262,7 @@ class Histories(RuleBasedStateMachine):
         self._judge_moves()
         shown = {k: v.ingress_ips for k, v in self.world.objects.items()}
         contested = self._contested()
-        self.world.restart()
+        self._restart()
         self.world.settle()
         for key, ips in shown.items():
             now = self.world.objects[key].ingress_ips
@@ -191,12 +274,14 @@ class Histories(RuleBasedStateMachine):
         self._remember()
 
     def _contested(self) -> set[tuple[str, str]]:
-        """What younger sharers whose keys were edited apart hold: the one case that a restart resolves."""
+        """What younger sharers whose keys were edited apart hold: the one case that a restart resolves.
+
+        Who says two keys is apart only from those that say neither.
+        """
         out: set[tuple[str, str]] = set()
         order = sorted(self.world.objects.values(), key=lambda v: (v.created, v.key))
         for older, younger in combinations(order, 2):
-            key_a, key_b = (v.annotations.get("metallb.universe.tf/allow-shared-ip", "") for v in (older, younger))
-            if not (key_a and key_a == key_b):
+            if not sharing_keys(older) & sharing_keys(younger):
                 out |= {(younger.key, ip) for ip in set(older.ingress_ips) & set(younger.ingress_ips)}
         return out
 
@@ -204,7 +289,9 @@ class Histories(RuleBasedStateMachine):
         """Whether the Service has an address, or a pool, that it asks for."""
         view = self.world.objects[key]
         held = self.world.assigner.allocator.held.get(key)
-        asked = wish(view, None)
+        if contradicts_itself(view):
+            return False
+        asked = self._wish(view)
         return bool(set(map(str, asked.requested)) & set(view.ingress_ips) or (held and asked.pool in held.pools))
 
     def _judge_moves(self) -> None:
@@ -213,14 +300,14 @@ class Histories(RuleBasedStateMachine):
             view = self.world.objects.get(key)
             if view is None or not ips or view.type != "LoadBalancer":
                 continue
-            assert view.ingress_ips, f"{key} lost {ips}"
             for old in set(ips) - set(view.ingress_ips):
+                version = ipaddress.ip_address(old).version
+                if version not in families(view):
+                    continue
+                there = version in {a.version for a in status_addresses(view)}
+                assert there, f"{key} lost {old} and got none of its family: {view.ingress_ips}"
                 met = self._asked_for_it(key)
                 assert met, f"{key} moved from {old} to {view.ingress_ips} and did not ask for it"
-                version = ipaddress.ip_address(old).version
-                still = version in wish(view, None).families
-                there = version in {a.version for a in status_addresses(view)}
-                assert there or not still, f"{key} lost {old} and got none of its family: {view.ingress_ips}"
         self._remember()
 
     def _remember(self) -> None:
@@ -275,12 +362,15 @@ class Histories(RuleBasedStateMachine):
         for key, view in self.world.objects.items():
             held = allocator.held.get(key)
             assert set(status_addresses(view)) == set(held.addresses if held else ())
-            if held:
-                asked = wish(view, None)
-                assert (held.ports, held.wanted) == (asked.ports, asked.keys)
+            if held and contradicts_itself(view):
+                assert (held.ports, held.wanted[0]) == (view.ports, "")
+                assert {key for key, _ in held.either} == sharing_keys(view)
+            elif held:
+                asked = self._wish(view)
+                assert (held.ports, held.wanted, held.either) == (asked.ports, asked.keys, ())
         for key in self.world.assigner.waiting:
             if key not in allocator.held:
-                found = allocator.find(wish(self.world.objects[key], None))
+                found = allocator.find(self._wish(self.world.objects[key]))
                 assert isinstance(found, Refusal), f"{key} waits for what is there"
 
 
@@ -301,13 +391,21 @@ BULK: dict[str, dict[str, list[object]]] = {
         "pool": ["", "", "", "a", "b", "nowhere"],
         "addresses": ["", "", "", "192.0.2.0", "192.0.2.1", "2001:db8::1", "2001:db8::, 198.51.100.254"],
         "traffic": ["Cluster", "Cluster", "Local"],
+        "namespace": ["default", "default", "dev", "shop"],
+        "tier": ["web", "web", "batch"],
     },
     "annotate": {
         "share": ["", "k", "l"],
+        "other": ["", "", "", "k", "l"],
         "pool": ["", "", "a", "c"],
         "addresses": ["", "", "192.0.2.1", "2001:db8::1", "198.51.100.255"],
     },
     "respec": {"ports": [("TCP/80",), ("UDP/80",), ("TCP/1",)], "traffic": ["Cluster", "Local"]},
+    "refamily": {
+        "family": [("4", "SingleStack"), ("6", "SingleStack"), ("46", "PreferDualStack"), ("64", "RequireDualStack")],
+        "tier": ["web", "batch"],
+    },
+    "relabel": {"namespace": ["default", "dev", "shop"], "labels": [None, {}, {"env": "prod"}, {"env": "test"}]},
     "delete": {},
     "retype": {"kind": ["ClusterIP", "LoadBalancer", "LoadBalancer"]},
     "reconfigure": {"which": list(range(len(CONFIGS)))},
@@ -315,25 +413,41 @@ BULK: dict[str, dict[str, list[object]]] = {
     "restart": {},
     "nobody_waits_in_vain": {},
 }
-WEIGHTS = [8, 4, 2, 4, 1, 2, 1, 1, 2]
+WEIGHTS = [8, 4, 2, 1, 2, 4, 1, 2, 1, 1, 2]
+
+
+STEPS = 100
 
 
 @pytest.mark.parametrize("block", range(8))
 def test_long_histories(block: int) -> None:
-    """50 histories of 100 steps each per block; the seed is in the message."""
-    for seed in range(block * 50, block * 50 + 50):
+    walk(range(block * 50, block * 50 + 50))
+
+
+@pytest.mark.accept
+def test_thousands_of_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make accept` goes on where `make test` stops."""
+    monkeypatch.setattr(logs, "_write", lambda level, fields: None)  # some hundred thousand lines
+    seeds = range(400, 5400)
+    walk(seeds)
+    print(f"\nallocator: {len(seeds)} random histories of {STEPS} steps, no rule broken (target: 5000): met")
+
+
+def walk(seeds: range) -> None:
+    """One history for each seed; the seed is in the message of a failure."""
+    for seed in seeds:
         random = Random(seed)
         machine = Histories()
-        machine.begin(random.randrange(5))
-        for step in range(100):
+        machine.begin(random.randrange(7), watched=random.random() < 0.7)
+        for step in range(STEPS):
             (name,) = random.choices(list(BULK), WEIGHTS)
-            needs = name in ("annotate", "respec", "delete", "retype")
+            needs = name in ("annotate", "respec", "refamily", "delete", "retype")
             if needs and not machine.world.objects:
                 continue
             arguments = {k: random.choice(values) for k, values in BULK[name].items()}
             if needs:
                 arguments["pick"] = random.randrange(7)
-            if needs or name == "create":
+            if needs or name in ("create", "relabel"):
                 arguments["then"] = random.random() < 0.7
             try:
                 getattr(machine, name)(**arguments)
@@ -343,40 +457,83 @@ def test_long_histories(block: int) -> None:
                 raise AssertionError(f"seed {seed}, step {step}, {name}({arguments}): {error}") from error
 
 
+#: A pool, an address of it, and whether somebody holds the address who would share it.
+Candidate = tuple[Pool, Address, bool]
+
+MIXED = (
+    pool("a", "192.0.2.0/31"),
+    pool("b", "2001:db8::/126", "192.0.2.4/32", protocol="bgp"),
+    pool("c", "192.0.2.2/31", protocol="bgp"),
+    pool("d", "2001:db8:1::/127"),
+)
+
+
 class Choices(RuleBasedStateMachine):
     """Every automatic choice is the first that a search over all pools and addresses finds."""
 
-    @initialize(which=st.integers(0, 4))
+    @initialize(which=st.integers(0, 5))
     def begin(self, which: int) -> None:
         self.allocator = Allocator()
-        self.pools = CONFIGS[which]
+        self.pools = (*CONFIGS[:5], MIXED)[which]
         self.allocator.set_pools(self.pools)
         self.next = count()
 
-    @rule(version=st.sampled_from("46"), ports=PORTS, share=KEYS)
-    def take(self, version: str, ports: tuple[str, ...], share: str) -> None:
-        view = service(f"s{next(self.next)}", families=version, ports=ports, share=share)
-        asked = wish(view, None)
-        found = self.allocator.find(asked)
+    def _there(self, asked: Wish) -> list[Candidate]:
+        """Every address that the wish could get, in order of the pools, and whether it would join others."""
         order = sorted(
             (p for p in self.pools if p.auto_assign and not p.disabled),
             key=lambda p: (p.service_allocation.priority or 1e9, p.name),
         )
-        expected = None
-        for joining in (True, False):  # first who shares under the same key, then what is free
-            for p in order:
-                for address in naive_addresses(p, int(version)):
-                    owners = [a for a in self.allocator.held.values() if address in a.addresses]
-                    fits = all(
-                        a.keys == asked.keys and a.keys[0] and not set(a.ports) & set(asked.ports) for a in owners
-                    )
-                    if expected is None and fits and bool(owners) == joining:
-                        expected = address
-        if expected is None:
+        out = []
+        for p in order:
+            for address in (a for version in asked.families for a in naive_addresses(p, version)):
+                owners = [a for a in self.allocator.held.values() if address in a.addresses]
+                if all(a.keys == asked.keys and a.keys[0] and not set(a.ports) & set(asked.ports) for a in owners):
+                    out.append((p, address, bool(owners)))
+        return out
+
+    def _best(self, asked: Wish) -> tuple[Address, ...]:
+        """The first of all combinations."""
+        there = self._there(asked)
+        rank = {name: i for i, name in enumerate(dict.fromkeys(p.name for p, _, _ in there))}
+        protocols = list(dict.fromkeys(p.protocol for p, _, _ in there))
+        of = {v: [one for one in there if one[1].version == v] for v in asked.families}
+        joined = {p.name for p, _, joins in there if joins}
+
+        def grade(some: tuple[Candidate, ...]) -> tuple[Any, ...]:
+            """Joining comes first, then one pool for both, then the order of pools and addresses."""
+            names = [p.name for p, _, _ in some]
+            joins = [joining for _, _, joining in some]
+            protocol = protocols.index(some[0][0].protocol) if len(some) > 1 else 0
+            apart = len(set(names)) > 1
+            plain = [(rank[p.name], int(a)) for p, a, _ in some]
+            if all(joins):
+                return (0, protocol, plain)
+            if any(joins) and not apart:
+                return (1, protocol, 0, rank[names[0]], [(not j, int(a)) for _, a, j in some])
+            if any(joins):
+                return (1, protocol, 1, [(p.name not in joined, rank[p.name], not j, int(a)) for p, a, j in some])
+            return (2, 1, protocol, plain) if apart else (2, 0, plain)
+
+        complete = [some for some in product(*of.values()) if len({p.protocol for p, _, _ in some}) == 1]
+        if complete:
+            return tuple(address for _, address, _ in min(complete, key=grade))
+        for version in asked.families if asked.optional else ():
+            if of[version]:
+                return (min(of[version], key=lambda one: (not one[2], rank[one[0].name], int(one[1])))[1],)
+        return ()
+
+    @rule(family=FAMILIES, ports=PORTS, share=KEYS)
+    def take(self, family: tuple[str, str], ports: tuple[str, ...], share: str) -> None:
+        view = service(f"s{next(self.next)}", families=family[0], policy=family[1], ports=ports, share=share)
+        asked = wish(view, None)
+        found = self.allocator.find(asked)
+        expected = self._best(asked)
+        if not expected:
             assert isinstance(found, Refusal)
         else:
             assert not isinstance(found, Refusal)
-            assert found.addresses == (expected,)
+            assert found.addresses == expected
             self.allocator.hold(asked.key, found)
 
     @precondition(lambda self: self.allocator.held)

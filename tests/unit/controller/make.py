@@ -150,11 +150,18 @@ class World:
         if self.config is not None:
             self.assigner.accept(self.config)
 
+    def think(self) -> None:
+        """Reconcile until nothing is left to decide."""
+        for _ in range(1000):
+            if not self.assigner.busy:
+                return
+            self.assigner.reconcile(100)
+        raise AssertionError("there is always something to decide")
+
     def settle(self) -> None:
         """Reconcile and write until nothing is left to do."""
         for _ in range(1000):
-            while self.assigner.busy:
-                self.assigner.reconcile(100)
+            self.think()
             if not self.todo:
                 return
             key = next(iter(self.todo))

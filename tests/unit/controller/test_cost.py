@@ -81,6 +81,28 @@ def test_many_sharers_of_one_key_cost_no_search() -> None:
     assert took("k") < 4 * took("") + 0.05
 
 
+def test_many_addresses_of_one_key_cost_no_search() -> None:
+    """Whoever joins finds the first address with the port free at once, however many have it taken."""
+
+    def each(count: int) -> float:
+        """CPU seconds for each of `count` joiners, when `count` addresses are held under their key."""
+        allocator = Allocator()
+        allocator.set_pools((pool("p", "10.0.0.0/8"),))
+        asked = [wish(service(f"s{i}", share="kl"[i % 2]), None) for i in range(count)]
+        asked += [wish(service(f"t{i}", share="kl"[i % 2], ports=("TCP/443",)), None) for i in range(count)]
+        for i, one in enumerate(asked):
+            if i == count:
+                start = time.process_time()
+            found = allocator.find(one)
+            assert not isinstance(found, Refusal)
+            allocator.hold(one.key, found)
+        took = time.process_time() - start
+        assert allocator.in_use("p") == count
+        return took / count
+
+    assert each(8 * COUNT) < 4 * each(COUNT // 4) + 0.00005
+
+
 def test_ten_thousand_pools() -> None:
     pools = tuple(pool(f"p{i:05}", f"10.{i >> 8}.{i & 255}.0/24") for i in range(10_000))
     allocator = Allocator()

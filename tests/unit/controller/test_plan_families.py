@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from metallb_common.config.model import ServiceAllocation
 from metallb_controller.wishes import FROM_POOL
 from tests.unit.controller.make import World, pool, service, world
 
@@ -135,3 +138,65 @@ def test_the_order_of_a_status_never_flips() -> None:
     made.configure(DUAL)
     made.settle()
     assert made.ips("web") == ("2001:db8::1", "198.51.100.1")
+
+
+BOTH: dict[str, Any] = {"families": "46", "policy": "PreferDualStack"}
+
+
+def test_the_second_family_beside_a_requested_address_may_come_from_another_pool() -> None:
+    """Of the same protocol; from the address's own pool first, and from none that does not serve the Service."""
+    made = world(
+        pool("a", "2001:db8:a::/126", protocol="bgp"),
+        pool("b", "2001:db8:b::/126", allocation=ServiceAllocation(namespaces=("prod",))),
+        pool("c", "2001:db8:c::/126"),
+        pool("four", "192.0.2.0/29"),
+        pool("own", "198.51.100.0/29", "2001:db8:d::/128", auto_assign=False),
+    )
+    for i, (address, second) in enumerate(
+        [
+            ("192.0.2.5", "2001:db8:c::"),
+            ("198.51.100.5", "2001:db8:d::"),
+            ("198.51.100.6", "2001:db8:c::1"),
+            ("2001:db8:c::3", "192.0.2.0"),
+        ]
+    ):
+        made.put(service(f"s{i}", addresses=address, created=i, **BOTH))
+        made.settle()
+        assert set(made.ips(f"s{i}")) == {address, second}
+    assert made.objects["default/s2"].annotations[FROM_POOL] == "own,c"
+
+
+def test_the_second_family_beside_a_requested_address_comes_later_if_need_be() -> None:
+    made = world(pool("four", "192.0.2.0/29"))
+    made.put(service("web", addresses="192.0.2.5", **BOTH))
+    made.settle()
+    assert made.ips("web") == ("192.0.2.5",)
+    made.configure(pool("four", "192.0.2.0/29"), pool("six", "2001:db8::/126"))
+    made.settle()
+    assert made.ips("web") == ("192.0.2.5", "2001:db8::")
+
+
+@pytest.mark.parametrize("policy", ["PreferDualStack", "RequireDualStack"])
+def test_with_two_families_a_sharer_joins_where_it_can(policy: str) -> None:
+    """A free pair of an earlier pool comes after an address that is held under its key."""
+    made = world(pool("a", "192.0.2.0/29", "2001:db8:a::/126"), pool("b", "198.51.100.0/29", "2001:db8:b::/126"))
+    made.put(service("one", share="k", pool="b", created=1))
+    made.put(service("two", share="k", families="64", policy=policy, ports=("TCP/443",), created=2))
+    made.settle()
+    assert made.ips("two") == ("2001:db8:b::", "198.51.100.0")
+
+
+def test_a_sharer_joins_with_one_family_and_takes_the_other_from_another_pool() -> None:
+    made = world(pool("a", "192.0.2.0/29", "2001:db8:a::/126"), pool("b", "198.51.100.0/29"))
+    made.put(service("one", share="k", pool="b", created=1))
+    made.put(service("two", share="k", ports=("TCP/443",), created=2, **BOTH))
+    made.settle()
+    assert made.ips("two") == ("198.51.100.0", "2001:db8:a::")
+
+
+def test_who_gets_one_family_of_two_joins_all_the_same() -> None:
+    made = world(pool("a", "192.0.2.0/29"), pool("b", "198.51.100.0/29"))
+    made.put(service("one", share="k", pool="b", created=1))
+    made.put(service("two", share="k", ports=("TCP/443",), created=2, **BOTH))
+    made.settle()
+    assert made.ips("two") == ("198.51.100.0",)

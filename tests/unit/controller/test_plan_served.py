@@ -141,6 +141,37 @@ def test_the_name_label_of_a_namespace_needs_no_watch() -> None:
 
 
 @pytest.mark.parametrize(
+    "requirement", [Requirement("env", "NotIn", ("prod",)), Requirement("env", "DoesNotExist")], ids=str
+)
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_label_that_is_not_known_is_not_taken_to_be_absent(requirement: Requirement, watched: bool) -> None:
+    """Neither when the namespace has not been seen yet, nor without the right to see it; nor for one family more."""
+    rules = ServiceAllocation(namespace_selectors=(LabelSelector((requirement,)),))
+    made = world(pool("p", "192.0.2.0/29", "2001:db8::/126", allocation=rules))
+    if watched:
+        made.assigner.set_namespaces({"default": {}})
+        made.put(service("seen"))
+    asked: tuple[dict[str, Any], ...] = ({}, {"pool": "p"}, {"addresses": "192.0.2.7"}, {"families": "46"})
+    for i, how in enumerate(asked):
+        made.put(service(f"a{i}", namespace="new", **how))
+    made.settle()
+    assert not any(made.ips(f"a{i}", "new") for i in range(4))
+    assert not watched or made.ips("seen")
+    made.assigner.set_namespaces({"default": {}, "new": {"env": "prod"}})
+    made.settle()
+    assert not any(made.ips(f"a{i}", "new") for i in range(4))
+    made.assigner.set_namespaces({"default": {}, "new": {}})
+    made.settle()
+    assert all(made.ips(f"a{i}", "new") for i in range(4))
+
+
+def test_a_selector_that_asks_for_nothing_needs_no_labels() -> None:
+    rules = ServiceAllocation(namespace_selectors=(LabelSelector(),))
+    made = world(pool("p", "192.0.2.0/32", allocation=rules))
+    assert got(made) == ("192.0.2.0",)
+
+
+@pytest.mark.parametrize(
     "shut",
     [{"disabled": True}, {"allocation": ServiceAllocation(namespaces=("prod",))}, {"exclude": ("2001:db8::/126",)}],
 )

@@ -212,3 +212,77 @@ def test_the_address_that_stays_is_kept_when_there_is_no_other_for_the_one_taken
     made.remove("default/six")
     made.settle()
     assert made.ips("both") == ("198.51.100.0", "2001:db8::")
+
+
+@pytest.mark.parametrize("added", ["j", "k first"])
+@pytest.mark.parametrize("who", ["one", "two"])
+def test_a_key_under_each_prefix_takes_no_address_from_either_sharer(who: str, added: str) -> None:
+    """Neither now, nor at a restart: it may be the old key that is meant."""
+    made = world(P)
+    made.put(service("one", ports=("TCP/1",), share="k", created=1))
+    made.put(service("two", ports=("TCP/2",), share="k", created=2))
+    made.settle()
+    old, new = SHARE, "metallb.io/allow-shared-ip"
+    made.edit(f"default/{who}", annotations={old: "j", new: "k"} if added == "k first" else {old: "k", new: "j"})
+    made.settle()
+    conflict = "LoadBalancerFailed: annotations with the same meaning differ: "
+    assert made.said(who)[-1].startswith(conflict)
+    before = len(made.events)
+    for _ in range(2):
+        made.restart()
+        made.settle()
+        assert made.ips("one") == made.ips("two") == ("192.0.2.0",)
+    assert {(key, say.reason) for key, say in made.events[before:]} == {(f"default/{who}", "LoadBalancerFailed")}
+    # Nobody joins who could not know with whom.
+    for i, key in enumerate("jk"):
+        made.put(service(f"late{i}", ports=(f"UDP/{i + 1}",), share=key, created=3 + i))
+    made.settle()
+    assert (made.ips("late0"), made.ips("late1")) == (("192.0.2.1",), ("192.0.2.2",))
+    # As soon as it says one thing again, they are sharers as before.
+    made.edit(f"default/{who}", annotations={SHARE: "k"})
+    made.settle()
+    assert held(made, "one").keys == held(made, "two").keys == held(made, who).wanted == ("k", "")
+    assert made.assigner.waiting == {}
+
+
+def test_two_that_contradict_themselves_stay_together_by_what_both_say() -> None:
+    made = world(DUAL)
+    for i, name in enumerate(("one", "two", "three")):
+        made.put(service(name, ports=(f"TCP/{i + 1}",), share="k", families="46", created=i))
+    made.settle()
+    for name, other in (("one", "j"), ("two", "l")):
+        made.edit(f"default/{name}", annotations={SHARE: other, "metallb.io/allow-shared-ip": "k"})
+    made.settle()
+    made.restart()
+    made.settle()
+    assert made.ips("one") == made.ips("two") == made.ips("three") == ("198.51.100.0", "2001:db8::")
+
+
+def test_whoever_contradicts_itself_and_shares_by_neither_is_told_what_becomes_of_it() -> None:
+    made = world(P)
+    made.put(service("one", ports=("TCP/1",), share="k", created=1))
+    made.put(service("two", ports=("TCP/2",), share="k", created=2))
+    made.settle()
+    made.edit("default/two", annotations={SHARE: "j", "metallb.io/allow-shared-ip": "l"})
+    made.settle()
+    assert made.ips("one") == made.ips("two") == ("192.0.2.0",)
+    assert made.said("two")[-1] == (
+        'AllocationFailed: Failed to allocate IP for "default/two": can\'t change sharing key for "default/two", '
+        'address also in use by default/one: new service does not allow sharing: it keeps ["192.0.2.0"]; '
+        "a restart of the controller takes it from the younger one"
+    )
+    made.restart()
+    made.settle()
+    assert (made.ips("one"), made.ips("two")) == (("192.0.2.0",), ())
+    assert made.said("two")[-1] == 'ClearAssignment: Released IP ["192.0.2.0"]: LoadBalancerFailed'
+
+
+def test_an_address_that_somebody_else_has_is_not_said_to_be_missing_in_the_config() -> None:
+    made = world(pool("one", "192.0.2.0/32"))
+    made.put(service("one", status=("192.0.2.0",), created=1))
+    made.put(service("two", status=("192.0.2.0",), created=2))
+    made.restart()
+    made.settle()
+    assert made.said("two")[-1] == (
+        'ClearAssignment: Released IP ["192.0.2.0"]: the service has no right to it any more'
+    )

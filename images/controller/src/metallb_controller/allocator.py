@@ -1,19 +1,21 @@
 """The allocations: who holds what, what is free, and what a Service could get.
 
 `find`, `join` and `conflicts` only look; `hold` and `release` change. No operation costs more than
-O(log n) in the number of addresses taken, whatever the size of the pools.
+O(log n) in the number of addresses taken, whatever the size of the pools; only an edit that parts sharers,
+or unites them, costs one step for each of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metallb_common.config.model import Pool
 from metallb_common.kube.views import ServicePort
-from metallb_common.net.ranges import Address, Version
+from metallb_common.net.ranges import Address, Version, to_address
 from metallb_controller.pools import FAMILY_NAMES, Client, PoolSpace, PoolTable, serves
-from metallb_controller.sharing import Allocation, Holders, Keys
+from metallb_controller.sharing import Allocation, Holders, Keys, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Wish:
     keys: Keys
     requested: tuple[Address, ...] = ()
     pool: str = ""
+    either: tuple[Keys, ...] = ()  # in place of `keys`, when several are given: see `Allocation`
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Allocator:
             names = tuple(str(self.table.find(a)) for a in old.addresses)
             if names != old.pools:
                 self._holders.remove(key, old)
-                new = Allocation(old.addresses, names, old.ports, old.keys, old.wanted)
+                new = dataclasses.replace(old, pools=names)
                 self._holders.add(key, new)
                 self.held[key] = new
             self._count(self.held[key], 1)
@@ -163,19 +166,21 @@ class Allocator:
 
         Only sharing is judged: neither pool rules nor exclusions take a working address away. With
         `adopt`, what was shared under one key before a restart stays shared, even if ports or
-        backends were edited apart since.
+        backends were edited apart since; of several keys, any will do.
         """
         chosen = tuple(addresses)
+        asked = wish.either or (wish.keys,)
+        sharing = frozenset(key for key, _ in asked if key)
         names = []
         for address in chosen:
             name = self.table.find(address)
             if name is None:
                 return Refusal(f"{quoted(chosen)} is not allowed in config")
             refused = self._holders.refusal(wish.key, address, wish.ports, wish.keys)
-            if refused and not (adopt and self._holders.friends(wish.key, address, wish.keys[0])):
+            if refused and not (adopt and self._holders.friends(wish.key, address, sharing)):
                 return Refusal(refused)
             names.append(name)
-        return Allocation(chosen, tuple(names), wish.ports, wish.keys, wish.keys)
+        return Allocation(chosen, tuple(names), wish.ports, asked[0], wish.keys, wish.either)
 
     def find(self, wish: Wish, keep: Iterable[Address] = ()) -> Allocation | Refusal:
         """What `wish` gets: `keep` as it is, the rest from the requested addresses, pool, or any pool."""
@@ -213,16 +218,14 @@ class Allocator:
             if refused:
                 return Refusal(refused)
             found[version_of(address)] = (address, name)
-        for version in missing:
-            if version in kept:
-                found[version] = kept[version]
-                continue
-            first = next(iter(found.values()))[1]
-            space = self.table.by_name[first]
-            more = None if self._shut(space, wish) else self._pick(space, wish, version)
-            if more:
-                found[version] = (more, first)
-        return found
+        found |= {version: kept[version] for version in missing & set(kept)}
+        if missing <= set(found):
+            return found
+        # The requested address's own pool comes first, also if it is none of automatic choice.
+        asked_for = dict.fromkeys(name for _, name in found.values())
+        first = [ps for name in asked_for if not self._shut(ps := self.table.by_name[name], wish)]
+        rest = [ps for ps in self._open(wish, found) if ps.pool.name not in asked_for]
+        return self._fill([*first, *rest], wish, found) or found
 
     @staticmethod
     def _fillable(wish: Wish, missing: set[Version]) -> bool:
@@ -261,19 +264,24 @@ class Allocator:
         return found
 
     def _from_any(self, wish: Wish, kept: Found) -> Found | Refusal:
+        found = self._fill(self._open(wish, kept), wish, kept)
+        return Refusal("no available IPs") if found is None else found
+
+    def _open(self, wish: Wish, kept: Found) -> list[PoolSpace]:
+        """The pools of automatic choice, in order. What is kept has the first say; of another protocol is none then."""
         open_pools = [ps for ps in self.table.order if serves(ps.pool.service_allocation, wish.client)]
-        if kept:  # the pool that the Service knows comes first; of another protocol is none
+        if kept:
             known = {name: self.table.by_name[name].pool.protocol for _, name in kept.values()}
             open_pools = [ps for ps in open_pools if ps.pool.protocol in known.values()]
             open_pools.sort(key=lambda ps: ps.pool.name not in known)
-        found = self._fill(open_pools, wish, kept)
-        return Refusal("no available IPs") if found is None else found
+        return open_pools
 
     def _fill(self, spaces: list[PoolSpace], wish: Wish, kept: Found) -> Found | None:
         """Choose every family that is not kept: one pool for all if there is one, else several.
 
         First a pool that has every family; then pools of one protocol between them; then, when a family
-        is optional, whatever single family can be had.
+        is optional, whatever single family can be had. Before all that, who shares joins where it can: with
+        every family, else with one.
         """
         missing = tuple(v for v in wish.families if v not in kept)
         if not missing:
@@ -285,6 +293,9 @@ class Allocator:
         for group in alike if wish.keys[0] else ():
             if shared := self._join_shared(group, wish, missing):
                 return {**kept, **shared}
+        for group in alike if wish.keys[0] and len(missing) > 1 else ():
+            if partly := self._join_with_one(group, wish, missing):
+                return {**kept, **partly}
         for space in spaces:
             found = self._pick_all([space], wish, missing)
             if found:
@@ -297,32 +308,41 @@ class Allocator:
         if kept and set(missing) <= wish.optional:
             return dict(kept)
         for version in missing if wish.optional else ():
-            for space in spaces:
-                found = self._pick_all([space], wish, (version,))
-                if found:
-                    return {**kept, **found}
+            found = self._join_shared(spaces, wish, (version,)) or self._pick_all(spaces, wish, (version,))
+            if found:
+                return {**kept, **found}
         return None
 
     def _join_shared(self, spaces: list[PoolSpace], wish: Wish, missing: tuple[Version, ...]) -> Found | None:
         """A sharing key is a wish to share: an address under the same key comes before a free one."""
-        joinable = self._holders.joinable(wish.keys, wish.ports)
-        if not joinable:
-            return None
-        rank = {ps.pool.name: i for i, ps in enumerate(spaces)}
-        best: dict[Version, tuple[int, int, Address, str]] = {}
-        for address in joinable:
-            name = self.table.find(address)
-            if name is None or name not in rank or self._holders.refusal(wish.key, address, wish.ports, wish.keys):
-                continue
-            candidate = (rank[name], int(address), address, name)
-            version = version_of(address)
-            if not spaces[rank[name]].spaces[version].usable(address):
-                continue  # held since before it was excluded
-            if version in missing and (version not in best or candidate[:2] < best[version][:2]):
-                best[version] = candidate
-        if any(v not in best for v in missing):
-            return None
-        return {v: (best[v][2], best[v][3]) for v in missing}
+        found: Found = {}
+        for version in missing:
+            for space in spaces:
+                if address := self._shared(space, wish, version):
+                    found[version] = (address, space.pool.name)
+                    break
+            else:
+                return None
+        return found
+
+    def _join_with_one(self, spaces: list[PoolSpace], wish: Wish, missing: tuple[Version, ...]) -> Found | None:
+        """One address to join, and the others free: of the same pool if it has them, else of another."""
+        first = {ps: None for ps in spaces if any(self._shared(ps, wish, version) for version in missing)}
+        for space in first:
+            if found := self._pick_all([space], wish, missing):
+                return found
+        return self._pick_all([*first, *(ps for ps in spaces if ps not in first)], wish, missing) if first else None
+
+    def _shared(self, space: PoolSpace, wish: Wish, version: Version) -> Address | None:
+        """The lowest address of this pool that the wish may join."""
+        own = space.spaces.get(version) if wish.keys[0] else None
+        value: int | None = 0
+        while own is not None and value is not None:
+            start = own.at_or_above(value)  # not what is held since before it was excluded
+            value = None if start is None else self._holders.joinable(wish.keys, version, wish.ports, start)
+            if value is not None and value == start:
+                return to_address(version, value)
+        return None
 
     def _pick_all(self, spaces: list[PoolSpace], wish: Wish, versions: tuple[Version, ...]) -> Found | None:
         found: Found = {}
@@ -340,22 +360,7 @@ class Allocator:
         """The lowest address under the wish's sharing key, else the lowest free one."""
         if version not in space.spaces:
             return None
-        if wish.keys[0]:
-            shared = [
-                a
-                for a in self._holders.joinable(wish.keys, wish.ports)
-                if a.version == version
-                and self.table.find(a) == space.pool.name
-                and space.spaces[version].usable(a)
-                and not self._holders.refusal(wish.key, a, wish.ports, wish.keys)
-            ]
-            if shared:
-                return min(shared, key=int)
-        return space.spaces[version].lowest()
-
-
-def version_of(address: Address) -> Version:
-    return 4 if address.version == 4 else 6
+        return self._shared(space, wish, version) or space.spaces[version].lowest()
 
 
 def quoted(addresses: Iterable[object]) -> str:

@@ -6,8 +6,8 @@ what must be written to a callback. It never waits and does no IO.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, Protocol
 
 from metallb_common.config.model import Config
@@ -15,6 +15,7 @@ from metallb_common.kube.events import ObjectRef
 from metallb_common.kube.views import Service
 from metallb_common.net.ranges import Address
 from metallb_common.obs import logs
+from metallb_controller.agenda import Agenda, seniority
 from metallb_controller.allocator import Allocator, Conflict, quoted
 from metallb_controller.handover import Handovers, circle
 from metallb_controller.plan import (
@@ -59,11 +60,6 @@ def reference(view: Service) -> ObjectRef:
     return ObjectRef("Service", view.name, view.namespace, view.uid)
 
 
-def seniority(view: Service) -> tuple[str, str]:
-    """Older Services come first, also when addresses are short."""
-    return (view.created, view.key)
-
-
 class Assigner:
     """Mutable; one event loop. Also the sink of the Services' list and watch."""
 
@@ -78,8 +74,9 @@ class Assigner:
         self.namespaces: dict[str, Mapping[str, str]] | None = None
         self._rules, self._outside = rules, outside
         self._handovers = Handovers()
-        self._dirty: dict[str, None] = {}
-        self._wake = False
+        self._agenda = Agenda()
+        self._wake = False  # something was freed that somebody waits for
+        self._failed: set[object] = set()  # signatures of wishes that were refused since
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -137,7 +134,7 @@ class Assigner:
         else:
             obj.succeed(known)
         self.services[key] = obj
-        self._dirty[key] = None
+        self._agenda.change(obj.view)
         held = self.allocator.held.get(key)
         if held is not None and obj.view.type != "LoadBalancer":
             self._release(key)
@@ -147,7 +144,7 @@ class Assigner:
 
     def _gone(self, key: str) -> None:
         known = self.services.pop(key, None)
-        self._dirty.pop(key, None)
+        self._agenda.drop(key)
         self.waiting.pop(key, None)
         if known is not None and self._release(key):
             logs.info(event="serviceDeleted", service=key, msg="address released")
@@ -189,12 +186,11 @@ class Assigner:
         for key in self.waiting:
             tracked = self.services.get(key)
             if tracked and before.get(tracked.view.namespace) != labels.get(tracked.view.namespace):
-                self._dirty[key] = None
+                self._agenda.change(tracked.view)
         self._outside.stirred()
 
     def _mark_all(self) -> None:
-        order = sorted(self.services.values(), key=lambda t: seniority(t.view))
-        self._dirty = {tracked.view.key: None for tracked in order}
+        self._agenda.change_all(tracked.view for tracked in self.services.values())
         self._outside.stirred()
 
     # --- adoption ---------------------------------------------------------------------------------
@@ -234,38 +230,34 @@ class Assigner:
 
     @property
     def busy(self) -> bool:
-        return (bool(self._dirty) or self._wake) and not (self.paused or self.provisional)
+        return (bool(self._agenda) or self._wake) and not (self.paused or self.provisional)
 
     def reconcile(self, limit: int) -> None:
-        """Plan and commit at most about `limit` Services; nothing before config and list are there."""
+        """Plan and commit at most `limit` Services; nothing before config and list are there.
+
+        The oldest first, so that the order of events that come together decides nothing. Of who is only
+        woken, those are passed over that ask for the same as one who got nothing.
+        """
         if self.config is None or not self.synced:
-            self._dirty.clear()  # everything is marked again when both are there
+            self._agenda.change_all(())  # everything is marked again when both are there
             return
-        if len(self._dirty) <= limit:  # the order of events that come together decides nothing
-            there = (self.services[k].view for k in self._dirty if k in self.services)
-            batch = [view.key for view in sorted(there, key=seniority)]
-            self._dirty.clear()
-        else:
-            batch = list(islice(self._dirty, limit))
-            for key in batch:
-                del self._dirty[key]
-        for key in batch:
-            self._one(key)
-        if not self._dirty and self._wake:
-            self._wake = False
-            self._wake_waiting()
+        for _ in range(limit):
+            if self._wake:
+                self._wake_waiting()
+            if (due := self._agenda.pop()) is None:
+                break
+            key, changed = due
+            signature = self.waiting.get(key)
+            if changed or signature is None or signature not in self._failed:
+                self._one(key)
+                if (refused := self.waiting.get(key)) is not None:
+                    self._failed.add(refused)
 
     def _wake_waiting(self) -> None:
-        """Something was freed: the oldest first; who asks for the same as one who got nothing is passed over."""
-        failed: set[object] = set()
-        order = sorted((self.services[k].view for k in self.waiting if k in self.services), key=seniority)
-        for view in order:
-            signature = self.waiting.get(view.key)
-            if signature is not None and signature in failed:
-                continue
-            self._one(view.key)
-            if signature is not None and self.waiting.get(view.key) == signature:
-                failed.add(signature)
+        self._wake = False
+        self._failed.clear()
+        for key in self.waiting.keys() - self._agenda.keys:
+            self._agenda.wake(self.services[key].view)
 
     def _one(self, key: str) -> None:
         tracked = self.services.get(key)
@@ -273,7 +265,8 @@ class Assigner:
             return
         try:
             self._withdraw(tracked)
-            if key not in self.allocator.held and tracked.view.ingress_ips:
+            tried = key not in self.allocator.held and bool(tracked.view.ingress_ips)
+            if tried:
                 self._adopt(tracked, at_start=False)
             labels = None if self.namespaces is None else self.namespaces.get(tracked.view.namespace)
             decided = plan(tracked.view, self.allocator, self._rules, labels, lapsed=tracked.lapsed)
@@ -282,15 +275,16 @@ class Assigner:
             logs.error(op="plan", service=key, error=repr(error), msg="left as it is")
             tracked.decided = None
         else:
-            self._commit(tracked, decided)
+            self._commit(tracked, decided, tried=tried)
         self._linger(key)
         if self._handovers.of(key) and not self._leaving(key):
             self._submit_all(self._handovers.nudge(key))
 
-    def _commit(self, tracked: Tracked, decided: Plan) -> None:
+    def _commit(self, tracked: Tracked, decided: Plan, *, tried: bool) -> None:
+        """`tried`: what it holds by its status was its own only for this plan; giving it up frees nothing."""
         view, key = tracked.view, tracked.view.key
         if decided.hold is None:
-            self._release(key)
+            self._release(key, freed=not tried)
         else:
             self._hold(key, decided.hold)
         if decided.waiting:
@@ -320,17 +314,20 @@ class Assigner:
             self._freed()
         if new.keys[0] or (held is not None and held.keys[0]):
             self._wake = bool(self.waiting) or self._wake  # new chances to share
-        if held is not None and (held.keys, held.wanted) != (new.keys, new.wanted):
-            self._dirty.update(dict.fromkeys(n for n in sorted(neighbours) if n != key and n in self.services))
+        if held is not None and (held.keys, held.wanted, held.either) != (new.keys, new.wanted, new.either):
+            for other in neighbours - {key}:
+                if other in self.services:
+                    self._agenda.change(self.services[other].view)
 
-    def _release(self, key: str) -> bool:
+    def _release(self, key: str, *, freed: bool = True) -> bool:
         held = self.allocator.held.get(key)
         if held is None:
             return False
         self.allocator.release(key)
         if key in self.services:
             self.services[key].lapsed = held.addresses
-        self._freed()
+        if freed:
+            self._freed()
         return True
 
     def _freed(self) -> None:
@@ -349,14 +346,14 @@ class Assigner:
         tracked = self.services.get(key)
         if tracked is None or tracked.decided is None or not needs_write(tracked.view, tracked.decided):
             return None
-        if key in self._dirty:
+        if self._agenda.changed(key):
             return None  # decided for an older version: it is decided anew, and submitted then
         added = self._added(tracked)
         if not added:
             return tracked, tracked.decided
         held = self.allocator.held.get(key)
         if held is None or any(a not in held.addresses or self.allocator.contested(key, a) for a in added):
-            self._dirty[key] = None  # decided before what is known by now
+            self._agenda.change(tracked.view)  # decided before what is known by now
             self._outside.stirred()
             return None
         blockers = self._blockers(key)
@@ -414,7 +411,7 @@ class Assigner:
     def _leaving(self, key: str) -> bool:
         """Whether what this Service lingers on will be gone: by a write, a plan, or a look."""
         tracked = self.services[key]
-        return bool(tracked.decided or key in self._dirty or tracked.flying or tracked.unknown)
+        return bool(tracked.decided or self._agenda.changed(key) or tracked.flying or tracked.unknown)
 
     def begins(self, key: str, decided: Plan) -> None:
         """A write of `decided` is under way."""
@@ -480,7 +477,7 @@ class Assigner:
             self._release(key)
             return
         addresses, pools = zip(*stays, strict=True)
-        self._hold(key, Allocation(addresses, pools, held.ports, held.keys, held.wanted))
+        self._hold(key, dataclasses.replace(held, addresses=addresses, pools=pools))
 
     def pending(self) -> Iterable[tuple[str, str]]:
         """Services that wait for something, with the reason."""

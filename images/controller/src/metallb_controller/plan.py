@@ -6,21 +6,22 @@ wish is refused, with an event, and the address stays.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metallb_common.kube.views import Service
 from metallb_common.net.ranges import Address
-from metallb_controller.allocator import Allocator, Refusal, Wish, quoted, version_of
+from metallb_controller.allocator import Allocator, Refusal, Wish, quoted
 from metallb_controller.pools import Client
-from metallb_controller.sharing import Allocation
+from metallb_controller.sharing import Allocation, version_of
 from metallb_controller.wishes import (
     FROM_POOL,
     SHARE,
     InvalidWish,
     Rules,
-    annotation,
     backend_key,
+    given,
     has_cluster_ip,
     one_per_family,
     parse_address,
@@ -93,11 +94,11 @@ def current(service: Service, allocator: Allocator, held: Allocation) -> Allocat
     plan comes later.
     """
     asked = _bare_wish(service)
-    if (asked.ports, asked.keys) == (held.ports, held.wanted):
+    if (asked.ports, asked.keys, asked.either) == (held.ports, held.wanted, held.either):
         return held
     agreed = allocator.join(asked, held.addresses)
     if isinstance(agreed, Refusal):
-        return Allocation(held.addresses, held.pools, asked.ports, held.keys, asked.keys)
+        return dataclasses.replace(held, ports=asked.ports, wanted=asked.keys, either=asked.either)
     return agreed
 
 
@@ -122,13 +123,12 @@ def without(service: Service, decided: Plan, stays: Allocation) -> Plan:
 
 def _bare_wish(service: Service) -> Wish:
     """A wish that says nothing but who it is and with whom it would share."""
-    try:
-        key = annotation(service, SHARE)
-    except InvalidWish:
-        key = ""
+    backend = backend_key(service)
+    asked = tuple((key, backend) for key in dict.fromkeys(given(service, SHARE).values()))
+    keys, either = (("", backend), asked) if len(asked) > 1 else (asked[0] if asked else ("", backend), ())
     ports = tuple(dict.fromkeys(service.ports))
-    client = Client(service.namespace, {}, service.labels)
-    return Wish(service.key, client, (), frozenset(), ports, (key, backend_key(service)))
+    client = Client(service.namespace, None, service.labels)
+    return Wish(service.key, client, (), frozenset(), ports, keys, either=either)
 
 
 def plan(
@@ -157,8 +157,8 @@ def plan(
     try:
         asked = wish(service, labels)
     except InvalidWish as problem:
-        said = (Say("Warning", problem.reason, problem.message),)
-        return _outcome(service, held, said, waiting=False, signature=None, log=problem.reason)
+        said = (Say("Warning", problem.reason, problem.message), *_apart(service, allocator, held))
+        return _outcome(service, held, said, waiting=False, signature=None, log=problem.reason, why=problem.reason)
     if held is None:
         return _first(service, allocator, asked)
     return _again(service, allocator, asked, held)
@@ -175,7 +175,10 @@ def _first(service: Service, allocator: Allocator, asked: Wish) -> Plan:
         )
     if isinstance(found, Refusal):
         problems.append(_failed(service, found.text))
-        return _outcome(service, None, tuple(problems), waiting=True, signature=_signature(asked), log="allocateIPs")
+        inside = any(map(allocator.table.find, claimed))
+        why = "the service has no right to it any more" if inside else "not allowed in config"
+        signature = _signature(asked, allocator)
+        return _outcome(service, None, tuple(problems), waiting=True, signature=signature, log="allocateIPs", why=why)
     internal = _impossible(asked, found)
     if internal:
         return _outcome(service, None, (*problems, internal), waiting=False, signature=None, log="internalError")
@@ -205,9 +208,11 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
     other_address = any(a not in keep for a in asked.requested)
     other_pool = bool(asked.pool) and not asked.requested and any(p != asked.pool for p in keep.values())
     missing = len(keep) < len(asked.families)
+    alike_refused = False  # whether it is a refusal that does not depend on which addresses it keeps
     if other_address or other_pool or missing:
         found = allocator.find(asked, keep)
         if isinstance(found, Refusal):
+            alike_refused = not asked.requested
             problems.append(_failed(service, found.text))
         elif not set(map(version_of, keep)) <= set(map(version_of, found.addresses)):
             problems.append(_failed(service, f'no available IPs in pool "{asked.pool}" for dual IPFamily'))
@@ -228,14 +233,15 @@ def _again(service: Service, allocator: Allocator, asked: Wish, held: Allocation
         ordered = sorted(keep, key=lambda a: asked.families.index(version_of(a)))
         agreed = allocator.join(asked, ordered)
         if isinstance(agreed, Refusal):
+            alike_refused = False
             problems.append(_failed(service, f"{agreed.text}: {_kept(allocator, asked, ordered)}"))
             pools = tuple(keep[a] for a in ordered)
             chosen = Allocation(tuple(ordered), pools, asked.ports, held.keys, asked.keys)
         else:
             chosen = agreed
     still_missing = len(chosen.addresses) < len(asked.families)
-    alike = None if problems or not still_missing else _signature(asked)
-    signature = None if alike is None else (alike, chosen.pools)
+    alike = _signature(asked, allocator) if alike_refused or (still_missing and not problems) else None
+    signature = None if alike is None else (alike, tuple(map(version_of, chosen.addresses)), chosen.pools)
     waiting = bool(problems) or still_missing
     return _outcome(service, chosen, tuple(problems), waiting=waiting, signature=signature, log=log)
 
@@ -248,12 +254,22 @@ def _kept(allocator: Allocator, asked: Wish, addresses: list[Address]) -> str:
     return text
 
 
-def _signature(asked: Wish) -> object:
+def _apart(service: Service, allocator: Allocator, held: Allocation | None) -> tuple[Say, ...]:
+    """What a restart will do to a Service that contradicts itself and shares by none of what it says."""
+    agreed = allocator.join(_bare_wish(service), held.addresses, adopt=True) if held is not None else None
+    if held is None or not isinstance(agreed, Refusal):
+        return ()
+    kept = f"it keeps {quoted(held.addresses)}; a restart of the controller takes it from the younger one"
+    return (_failed(service, f"{agreed.text}: {kept}"),)
+
+
+def _signature(asked: Wish, allocator: Allocator) -> object:
     """Two wishes with the same one, neither of which shares, are refused alike."""
     if asked.keys[0]:
         return None
-    labels = tuple(sorted(asked.client.labels.items()))
-    return (asked.families, asked.optional, asked.requested, asked.pool, asked.client.namespace, labels)
+    client = asked.client
+    who = (client.namespace, tuple(sorted(client.labels.items()))) if allocator.table.selective else ()
+    return (asked.families, asked.optional, asked.requested, asked.pool, who)
 
 
 def _failed(service: Service, text: str) -> Say:
@@ -275,13 +291,14 @@ def _outcome(
     waiting: bool,
     signature: object,
     log: str,
+    why: str = "not allowed in config",
 ) -> Plan:
-    """The status that follows from what is held; equal sets keep the order that users know."""
+    """The status that follows from what is held; equal sets keep the order that users know. `why` it has nothing."""
     shown = status_addresses(service)
     if hold is None:
         changes: tuple[Say, ...] = ()
         if service.ingress_ips:
-            text = f"Released IP {quoted(service.ingress_ips)}: not allowed in config"
+            text = f"Released IP {quoted(service.ingress_ips)}: {why}"
             changes = (Say("Normal", "ClearAssignment", text),)
         return Plan(None, (), "", changes, problems, waiting, signature, log)
     same = len(shown) == len(hold.addresses) and set(shown) == set(hold.addresses)

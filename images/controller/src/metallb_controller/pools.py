@@ -5,15 +5,18 @@ Everything is arithmetic on intervals: nothing here is proportional to the numbe
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from metallb_common.config.model import Pool, ServiceAllocation
 from metallb_common.net.ranges import Address, AddressRange, Version, merge, to_address
+from metallb_common.net.selectors import LabelSelector
 from metallb_controller.intervals import IntervalSet, subtract
 
 FAMILY_NAMES: dict[Version, str] = {4: "ipv4", 6: "ipv6"}
+#: The API server gives every namespace this label, with its name.
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
 
 def _index(value: int) -> int:
@@ -64,14 +67,23 @@ class Space:
         i = bisect_right(self._firsts, code) - 1
         return i >= 0 and code <= self._lasts[i]
 
+    def at_or_above(self, value: int) -> int | None:
+        """The number of the lowest address from this one on that the pool may give out, now or when it is free."""
+        if self._avoid:  # no rank: the next address has one
+            value += {0: 1, 255: 2}.get(value & 255, 0)
+        code = _index(value) if self._avoid else value
+        i = bisect_left(self._lasts, code)
+        return self._decode(max(code, self._firsts[i])) if i < len(self._lasts) else None
+
     def lowest(self) -> Address | None:
         code = self.free.lowest()
-        if code is None:
-            return None
-        if self._avoid:
-            block, rest = divmod(code, 254)
-            code = (block << 8) + rest + 1
-        return to_address(self.version, code)
+        return None if code is None else to_address(self.version, self._decode(code))
+
+    def _decode(self, code: int) -> int:
+        if not self._avoid:
+            return code
+        block, rest = divmod(code, 254)
+        return (block << 8) + rest + 1
 
     def take(self, address: Address) -> None:
         """No longer free. An address that the pool would not give out is left alone."""
@@ -106,27 +118,42 @@ class PoolSpace:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What a pool's service-allocation rules look at."""
+    """What a pool's service-allocation rules look at. `namespace_labels` None: not known, or not yet."""
 
     namespace: str
-    namespace_labels: Mapping[str, str]
+    namespace_labels: Mapping[str, str] | None
     labels: Mapping[str, str]
+
+    def in_namespace(self, selector: LabelSelector) -> bool:
+        """Whether the Service's namespace matches. Of labels that are not known none is taken to be absent.
+
+        One label every namespace has: its name.
+        """
+        if self.namespace_labels is not None:
+            return selector.matches(self.namespace_labels)
+        answerable = all(requirement.key == NAMESPACE_NAME for requirement in selector.requirements)
+        return answerable and selector.matches({NAMESPACE_NAME: self.namespace})
 
 
 def serves(rule: ServiceAllocation, client: Client) -> bool:
     """Namespaces: listed or selected; Services: selected. Rules that are not given bind nobody."""
     if rule.namespaces or rule.namespace_selectors:
         named = client.namespace in rule.namespaces
-        if not named and not any(s.matches(client.namespace_labels) for s in rule.namespace_selectors):
+        if not named and not any(client.in_namespace(s) for s in rule.namespace_selectors):
             return False
     return not rule.service_selectors or any(s.matches(client.labels) for s in rule.service_selectors)
 
 
 class PoolTable:
-    """All pools of a config. `find` is O(log ranges); `order` is the order of automatic choice."""
+    """All pools of a config. `find` is O(log ranges); `order` is the order of automatic choice.
+
+    `selective` says whether any pool serves some Services only.
+    """
 
     def __init__(self, pools: Iterable[Pool]) -> None:
         self.by_name = {pool.name: PoolSpace(pool) for pool in pools}
+        rules = (ps.pool.service_allocation for ps in self.by_name.values())
+        self.selective = any(r.namespaces or r.namespace_selectors or r.service_selectors for r in rules)
         flat = sorted(
             (r.version, r.first, r.last, name) for name, ps in self.by_name.items() for r in ps.pool.addresses
         )

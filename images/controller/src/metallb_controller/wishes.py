@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address, Version
-from metallb_controller.allocator import Wish, quoted, version_of
+from metallb_controller.allocator import Wish, quoted
 from metallb_controller.pools import Client
+from metallb_controller.sharing import version_of
 
 POOL = "address-pool"
 SHARE = "allow-shared-ip"
@@ -39,12 +40,17 @@ class InvalidWish(Exception):
         self.reason, self.message = reason, message
 
 
+def given(service: Service, name: str) -> dict[str, str]:
+    """The value under each prefix that has one."""
+    return {p: service.annotations[p + name] for p in PREFIXES if service.annotations.get(p + name)}
+
+
 def annotation(service: Service, name: str) -> str:
     """The value under either prefix; empty when there is none. Raises InvalidWish when they differ."""
-    given = {p: service.annotations[p + name] for p in PREFIXES if service.annotations.get(p + name)}
-    values = set(given.values())
+    found = given(service, name)
+    values = set(found.values())
     if len(values) > 1:
-        both = " and ".join(f'{p}{name} "{v}"' for p, v in given.items())
+        both = " and ".join(f'{p}{name} "{v}"' for p, v in found.items())
         raise InvalidWish("LoadBalancerFailed", f"annotations with the same meaning differ: {both}")
     return values.pop() if values else ""
 
@@ -116,15 +122,12 @@ def backend_key(service: Service) -> str:
 
 
 def wish(service: Service, namespace_labels: Mapping[str, str] | None) -> Wish:
-    """Raises InvalidWish. Without labels of the namespace, the one that every namespace has is used."""
+    """Raises InvalidWish. `namespace_labels` None: see `Client`."""
     wanted = families(service)
-    labels = namespace_labels
-    if labels is None:
-        labels = {"kubernetes.io/metadata.name": service.namespace}
     prefer = service.ip_family_policy == "PreferDualStack" and len(wanted) > 1
     return Wish(
         key=service.key,
-        client=Client(service.namespace, labels, service.labels),
+        client=Client(service.namespace, namespace_labels, service.labels),
         families=wanted,
         optional=frozenset(wanted) if prefer else frozenset(),
         ports=tuple(dict.fromkeys(service.ports)),
