@@ -211,6 +211,45 @@ def test_a_withdrawal_that_a_slow_peer_has_not_got_survives_its_refresh() -> Non
     assert ipaddress.ip_network("203.0.113.1/32") in withdrawn
 
 
+def clogged(neighbor: Neighbor) -> None:
+    """The peer reads nothing: no further UPDATEs are made."""
+    step = 0
+    while neighbor.connection is not None and neighbor.connection.backlog < BACKLOG:
+        step += 1
+        many = routes(*(f"10.0.{i >> 8}.{i & 255}/32" for i in range(2000)))
+        for number, prefix in enumerate(many):
+            neighbor.rib.upsert(prefix, RouteAttributes(communities=((step, number % 300),)))
+        neighbor.flush(1)
+
+
+def test_a_route_that_waits_to_be_sent_with_another_next_hop_is_still_withdrawn() -> None:
+    neighbor, token = called()
+    kept, gone = parse("203.0.113.1/32"), parse("203.0.113.2/32")
+    neighbor.set_routes(dict.fromkeys((kept, gone), RouteAttributes()), 0)
+    drain(neighbor, token)
+    clogged(neighbor)
+    neighbor.set_next_hops({**HOPS_A, "ipv4": ipaddress.ip_address("192.0.2.9")}, 2)
+    neighbor.rib.remove(gone)
+    neighbor.flush(2)
+    assert neighbor.rib.advertised == neighbor.rib.desired + 1, "the peer has it until it is told otherwise"
+    sent = drain(neighbor, token)
+    assert ipaddress.ip_network("203.0.113.2/32") in {n for message in sent for n in message.withdrawn}
+    again = [str(message.next_hop) for message in sent if ipaddress.ip_network("203.0.113.1/32") in message.announced]
+    assert again == ["192.0.2.9"]
+
+
+def test_routes_whose_next_hop_changes_and_then_goes_are_withdrawn() -> None:
+    neighbor, token = called(extended_next_hop=False)
+    neighbor.set_routes(routes("203.0.113.1/32"), 0)
+    drain(neighbor, token)
+    clogged(neighbor)
+    neighbor.set_next_hops({**HOPS_A, "ipv4": ipaddress.ip_address("192.0.2.9")}, 2)
+    neighbor.set_next_hops({**HOPS_A, "ipv4": None}, 3)
+    sent = drain(neighbor, token)
+    assert ipaddress.ip_network("203.0.113.1/32") in {n for message in sent for n in message.withdrawn}
+    assert neighbor.rib.advertised == 0
+
+
 def test_only_the_first_open_says_that_the_speaker_restarted() -> None:
     pair = Pair.make(settings(graceful_restart=15, restarting=True), settings_b(graceful_restart=15))
     pair.a.start(0)
