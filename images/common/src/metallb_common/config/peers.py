@@ -16,7 +16,7 @@ from metallb_common.config.structure import shown
 #: The hold time is a 16-bit field (RFC 4271 section 4.2), and at least 3 when it is not 0.
 _MAX_HOLD, _MIN_HOLD = 65535, 3
 #: TCP MD5 keys are at most this many bytes in Linux.
-_MAX_PASSWORD = 80
+MAX_PASSWORD = 80
 #: A powered-off node's routes stay this long at most.
 _MAX_RESTART = 15
 
@@ -169,8 +169,8 @@ class PeerBuilder:
         families = raw.get("address-families") or []
         if len(set(families)) != len(families):
             self.report.error((*path, "address-families"), "the same address family twice", "name each once")
-        if len((raw.get("password") or "").encode()) > _MAX_PASSWORD:
-            self.report.error((*path, "password"), f"invalid password: it is longer than {_MAX_PASSWORD} bytes")
+        if len((raw.get("password") or "").encode()) > MAX_PASSWORD:
+            self.report.error((*path, "password"), f"invalid password: it is longer than {MAX_PASSWORD} bytes")
         profile = raw.get("bfd-profile") or ""
         if profile and profile not in self.profiles:
             known = ", ".join(list(self.profiles)[:5]) or "none"

@@ -72,8 +72,9 @@ class BgpEdge:
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._by_token: dict[tuple[str, int], _Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
-        self._listening: dict[int, dict[str, str]] = {}  # version -> peer address -> MD5 key
+        self._listening: dict[int, dict[str, str]] = {}  # version -> peer address -> MD5 key that is set
         self.listen_errors: dict[int, str] = {}  # version -> why the port cannot be had
+        self.key_errors: dict[str, str] = {}  # peer address -> why its MD5 key cannot be set; its calls are refused
         self._listen_wanted: dict[str, str] = {}
         self._listen_again = 0.0
         self._buffer = bytearray(1 << 16)
@@ -95,7 +96,7 @@ class BgpEdge:
 
     def act(self, now: float) -> None:
         """Do what the machine asks for and send what is pending. Call after anything that moved the machine."""
-        if self.listen_errors and now >= self._listen_again:
+        if (self.listen_errors or self.key_errors) and now >= self._listen_again:
             self._listen_again = now + LISTEN_RETRY
             self.listen_for(self._listen_wanted)
         for peer, action in self._speaker.actions():
@@ -115,6 +116,7 @@ class BgpEdge:
         tried again every LISTEN_RETRY seconds, as long as something else turns the loop.
         """
         self._listen_wanted = dict(peers)
+        self.key_errors = {}
         for version in (4, 6):
             wanted = {a: k for a, k in peers.items() if ipaddress.ip_address(a).version == version}
             listener = next(
@@ -130,17 +132,40 @@ class BgpEdge:
                 continue
             try:
                 if listener is None:
-                    listener = tcp.listen(version, self._listen_port)
-                    self._listeners[listener.fileno()] = listener
-                    self._epoll.register(listener.fileno(), select.EPOLLIN)
-                before = self._listening.get(version, {})
-                for address in before.keys() | wanted.keys():
-                    if (key := wanted.get(address, "")) != before.get(address, ""):
-                        tcp.set_md5(listener, ipaddress.ip_address(address), key)
-                self._listening[version] = wanted
+                    self._listen(version, wanted)
+                else:
+                    self._set_keys(version, listener, wanted)
                 self.listen_errors.pop(version, None)
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 self.listen_errors[version] = f"cannot listen on port {self._listen_port}: {error}"
+
+    def _listen(self, version: int, wanted: Mapping[str, str]) -> None:
+        listener = tcp.bind(version, self._listen_port)
+        try:
+            self._listening[version] = {}
+            self._set_keys(version, listener, wanted)
+            listener.listen(16)
+        except OSError:
+            listener.close()
+            raise
+        self._listeners[listener.fileno()] = listener
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def _set_keys(self, version: int, listener: socket.socket, wanted: Mapping[str, str]) -> None:
+        """Each address by itself: one whose key the kernel does not take concerns no other."""
+        keys = self._listening[version]
+        for address in sorted(keys.keys() | wanted.keys()):
+            key = wanted.get(address, "")
+            try:
+                if key != keys.get(address, ""):
+                    tcp.set_md5(listener, ipaddress.ip_address(address), key)
+            except (OSError, ValueError) as error:
+                if address in wanted:
+                    self.key_errors[address] = f"calls are refused, the password cannot be set: {_words(error)}"
+                continue
+            keys[address] = key
+            if not key:
+                del keys[address]
 
     def close(self) -> None:
         for connection in list(self._connections.values()):
@@ -218,7 +243,8 @@ class BgpEdge:
             except OSError:
                 return
             sock.setblocking(False)
-            key = self._speaker.by_address(str(remote[0]).split("%")[0])
+            address = str(remote[0]).split("%")[0]
+            key = self._speaker.by_address(address) if address not in self.key_errors else None
             peer = self._speaker.peer(key) if key is not None else None
             neighbor = self._speaker.neighbor(key) if key is not None else None
             if key is None or peer is None or neighbor is None:
