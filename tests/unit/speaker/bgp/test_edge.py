@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import random
 import socket
+import threading
 import time
 
 import pytest
@@ -13,7 +15,7 @@ from metallb_speaker.announcer.bgp.connection import Connection
 from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
 from metallb_speaker.announcer.edge import tcp
-from metallb_speaker.announcer.edge.bgp import BgpEdge
+from metallb_speaker.announcer.edge.bgp import MESSAGES_MAX, BgpEdge
 from metallb_speaker.announcer.loop import Loop, Priority
 from metallb_speaker.desired import BgpPeer
 
@@ -65,10 +67,10 @@ def test_a_defect_costs_the_connection_that_meets_it(
     assert (bench.state("bad"), bench.state("good")) == ("Established", "Established")
     real = Connection.receive
 
-    def broken(self: Connection, data: bytes | None, now: float) -> None:
+    def broken(self: Connection, data: bytes | None, now: float) -> int:
         if data == b"\xff":
             raise ZeroDivisionError("defect")
-        real(self, data, now)
+        return real(self, data, now)
 
     monkeypatch.setattr(Connection, "receive", broken)
     bench.calls["bad"].sendall(b"\xff")
@@ -104,6 +106,53 @@ def test_the_last_word_reaches_a_peer_whose_packets_gtsm_refuses(version: int) -
             received += data
         assert received == b"NOTIFICATION"
         theirs.close()
+
+
+def test_what_floods_share_a_turn() -> None:
+    """Small messages cost more than their octets; and who was not reached in one turn comes first in the next."""
+    bench = Bench()
+    flood = KEEPALIVE * 40_000
+    for call in bench.calls.values():
+        call.setblocking(False)
+        call.send(flood)
+    heard = dict.fromkeys(bench.calls, 0)
+    real = Connection.receive
+
+    def counted(self: Connection, data: bytes | None, now: float) -> int:
+        count = real(self, data, now)
+        heard[self.settings.name] += count
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "receive", counted)
+        for turn in range(1, 9):
+            bench.turn(1)
+            assert sum(heard.values()) <= turn * 2 * MESSAGES_MAX, "a read is no more than its buffer"
+    assert min(heard.values()) >= 2 * MESSAGES_MAX, heard
+    bench.close()
+
+
+def test_the_end_of_a_connection_does_not_wait_for_the_end_of_a_flood() -> None:
+    bench = Bench()
+    bench.calls["bad"].setblocking(False)
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                bench.calls["bad"].send(b"\xff" * (1 << 22))
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        began = time.monotonic()
+        while bench.state("bad") == "Established":
+            bench.turn(1)
+        assert time.monotonic() - began < 2
+    finally:
+        stop.set()
+        thread.join()
+    bench.close()
 
 
 class Listener:

@@ -24,8 +24,11 @@ from metallb_speaker.desired import BgpPeer
 
 Address = tcp.Address
 
-#: Octets that one connection may read in a turn: a full table must not starve BFD.
-READ_MAX = 1 << 17
+#: What all connections together may read in a turn, in octets and in messages (small ones cost more than their
+#: octets): neither a full table nor a flood may starve BFD.
+READ_MAX, MESSAGES_MAX = 1 << 17, 1 << 9
+#: Octets that are read of a connection that ends: a receive buffer's worth.
+DRAIN_MAX = 1 << 20
 #: Seconds between attempts to have the port that another process holds.
 LISTEN_RETRY = 5.0
 #: Seconds between looks for an address of a family that has no next hop: from the first to the last, doubling.
@@ -77,14 +80,22 @@ class BgpEdge:
         self.key_errors: dict[str, str] = {}  # peer address -> why its MD5 key cannot be set; its calls are refused
         self._listen_wanted: dict[str, str] = {}
         self._listen_again = 0.0
-        self._buffer = bytearray(1 << 16)
+        self._buffer = bytearray(1 << 14)
+        self._octets = self._messages = 0  # that may still be read in this turn
         watch(self._epoll.fileno(), self.on_ready)
 
     # --- the loop's verbs -----------------------------------------------------------------------
 
     def on_ready(self, now: float) -> None:
         """Something of ours is readable or writable."""
-        for fd, mask in self._epoll.poll(0):
+        self._octets, self._messages = READ_MAX, MESSAGES_MAX
+        seen: set[int] = set()
+        # One at a time: the kernel goes round those that are ready, so who was not reached comes first the next time.
+        while self._octets > 0 and self._messages > 0 and (ready := self._epoll.poll(0, 1)):
+            ((fd, mask),) = ready
+            if fd in seen:
+                break
+            seen.add(fd)
             if fd in self._listeners:
                 self._accept(self._listeners[fd], now)
             elif (connection := self._connections.get(fd)) is not None:
@@ -266,8 +277,7 @@ class BgpEdge:
         if neighbor is None:
             self._drop(connection)
             return
-        taken = 0
-        while taken < READ_MAX:
+        while self._octets > 0 and self._messages > 0:
             try:
                 count = connection.sock.recv_into(self._buffer)
             except BlockingIOError:
@@ -278,9 +288,9 @@ class BgpEdge:
                 neighbor.receive(connection.token, None, now)
                 self._drop(connection)
                 return
-            taken += count
+            self._octets -= count
             try:
-                neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
+                self._messages -= neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
             except Exception as defect:
                 self._give_up(connection, neighbor, defect, now)
                 return
@@ -334,11 +344,13 @@ class BgpEdge:
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
         tcp.demand_no_hops(connection.sock)
-        # A NOTIFICATION must not be lost to a reset: unread data would make close() send one (RFC 1122 4.2.2.13).
+        # A NOTIFICATION must not be lost to a reset: unread data would make close() send one (RFC 1122 4.2.2.13). Of a
+        # peer that floods us there is always more.
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_WR)
-            while connection.sock.recv_into(self._buffer) > 0:
-                pass
+            for _ in range(DRAIN_MAX // len(self._buffer)):
+                if not connection.sock.recv_into(self._buffer):
+                    break
         connection.sock.close()
 
 
