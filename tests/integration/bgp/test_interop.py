@@ -90,6 +90,23 @@ def test_a_peer_behind_another_router(lab: Lab, router: str, transport: str) -> 
         until("multihop BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
 
 
+@pytest.mark.parametrize("lab", ["near", "far"], indirect=True)
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("router", ["frr", "bird"])
+def test_bfd_with_an_internal_peer(lab: Lab, router: str, transport: str) -> None:
+    """One hop on the link, several where there is a router between: as FRR has it; BIRD is told."""
+    multihop = router == "bird" and lab.far
+    there = ROUTERS[router](lab, Session(transport=transport, asn=OUR_ASN, multihop=multihop, bfd_ms=100))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, peer_asn="internal", bfd_profile="fast")]
+    agent.routes, agent.timers = [{"prefix": V4}], [{**FAST, "minimum_ttl": 60}]
+    agent.apply()
+    agent.wait_established()
+    until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
+    until("the route is there", lambda: V4 in there.routes())
+
+
 @pytest.mark.parametrize("router", ["frr", "bird"])
 def test_ipv4_routes_over_an_ipv6_next_hop(lab: Lab, router: str) -> None:
     """RFC 8950: our side has no IPv4 address at all."""
@@ -144,17 +161,18 @@ def test_hold_time_zero_needs_no_keepalives(lab: Lab, router: str) -> None:
     assert [h["name"] for h in agent.tell()["history"] if "session" in h["name"]] == ["sessionUp"]
 
 
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("router", ["frr", "bird", "gobgp", "exabgp"])
-def test_md5_with_the_right_and_the_wrong_key(lab: Lab, router: str) -> None:
-    there = ROUTERS[router](lab, Session(password="right-key"))
+def test_md5_with_the_right_and_the_wrong_key(lab: Lab, router: str, transport: str) -> None:
+    there = ROUTERS[router](lab, Session(transport=transport, password="right-key"))
     there.start()
     agent = Agent(lab)
-    agent.peers = [peer("ipv4", password="wrong-key")]
+    agent.peers = [peer(transport, password="wrong-key")]
     agent.routes = [{"prefix": V4}]
     agent.apply()
     time.sleep(2)
     assert agent.state() != "Established"
-    agent.peers = [peer("ipv4", password="right-key")]
+    agent.peers = [peer(transport, password="right-key")]
     agent.apply()
     agent.wait_established()
     until("the route is there", lambda: V4 in there.routes())
