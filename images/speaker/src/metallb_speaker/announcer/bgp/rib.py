@@ -22,6 +22,7 @@ class RouteAttributes:
     local_pref: int = 0
     communities: tuple[tuple[int, int], ...] = ()
     large_communities: tuple[tuple[int, int, int], ...] = ()
+    left_out: int = 0  # communities that had no room in a message
 
 
 class RibOut:

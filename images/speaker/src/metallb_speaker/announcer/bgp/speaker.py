@@ -11,7 +11,6 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from metallb_speaker.announcer.bfd.lateness import Lateness
@@ -21,11 +20,11 @@ from metallb_speaker.announcer.bfd.wire import Diagnostic
 from metallb_speaker.announcer.bfd.wire import State as BfdState
 from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute
 
+from .merge import MAX_COMMUNITIES, merge
 from .neighbor import Action, AttemptFailed, Neighbor, SessionDown, SessionUp
-from .rib import RouteAttributes
 from .settings import Settings
 from .wire.capabilities import Family
-from .wire.prefix import Prefix, parse
+from .wire.prefix import Prefix, parse, text_of
 
 #: Seconds between the end of a BGP session and BFD's AdminDown.
 SILENCE_WAIT = 0.1
@@ -79,25 +78,6 @@ def _by_link(peer: BgpPeer) -> bool:
     return internal and bool(peer.bfd_profile) and not peer.gtsm
 
 
-@lru_cache(maxsize=1024)
-def _attributes(local_pref: int, communities: frozenset[tuple[int, ...]]) -> RouteAttributes:
-    """One object for equal attributes: routes that share them are told apart from others at no cost."""
-    plain = sorted((c[0], c[1]) for c in communities if len(c) == 2)
-    large = sorted((c[0], c[1], c[2]) for c in communities if len(c) == 3)
-    return RouteAttributes(local_pref, tuple(plain), tuple(large))
-
-
-def merge(peer: str, routes: Iterable[BgpRoute]) -> RouteAttributes | None:
-    """What one neighbour should get for one prefix: all communities, the highest local preference; None: nothing."""
-    mine = [route for route in routes if not route.peers or peer in route.peers]
-    if not mine:
-        return None
-    if len(mine) == 1:
-        return _attributes(mine[0].localpref, frozenset(mine[0].communities))
-    communities = frozenset(c for route in mine for c in route.communities)
-    return _attributes(max(route.localpref for route in mine), communities)
-
-
 class BgpSpeaker:
     """Keeps the neighbours that `Desired` names, and their routes, as they should be."""
 
@@ -116,6 +96,7 @@ class BgpSpeaker:
         self._routes: dict[str, Prefix] = {}  # route key -> prefix
         self._by_prefix: dict[Prefix, dict[str, BgpRoute]] = {}
         self._touched: dict[Prefix, None] = {}  # in order of change
+        self._cut: dict[tuple[str, Prefix], int] = {}  # neighbour, route -> communities that it lacks
         self._timers: dict[str, BfdTimers] = {}
         self._neighbors: dict[str, Neighbor] = {}
         self._tokens = itertools.count(1)
@@ -194,6 +175,10 @@ class BgpSpeaker:
                 neighbor.rib.remove(prefix)
             else:
                 neighbor.rib.upsert(prefix, attributes)
+            if attributes is not None and attributes.left_out:
+                self._cut[key, prefix] = attributes.left_out
+            elif self._cut:
+                self._cut.pop((key, prefix), None)
 
     def _upsert(self, peer: BgpPeer, now: float) -> None:
         old = self._peers.get(peer.key)
@@ -279,6 +264,7 @@ class BgpSpeaker:
     def _remove(self, key: str, now: float) -> None:
         peer = self._peers.pop(key)
         neighbor = self._neighbors.pop(key)
+        self._cut = {cut: count for cut, count in self._cut.items() if cut[0] != key}
         neighbor.stop(now, deconfigured=True)
         self._leaving[key] = peer, neighbor
 
@@ -418,6 +404,17 @@ class BgpSpeaker:
         if not event.by_operator and not self._stopping:
             for watched in self._watched_by(key):
                 self._neighbors[watched].reset(now, bfd=True)
+
+    def problems(self) -> list[str]:
+        """What is wrong with routes."""
+        worst: dict[Prefix, int] = {}
+        for (_, prefix), count in self._cut.items():
+            worst[prefix] = max(count, worst.get(prefix, 0))
+        return [
+            f"route {text_of(prefix)}: {count} of its communities are left out, only {MAX_COMMUNITIES} fit into a "
+            "message: let fewer advertisements have this prefix"
+            for prefix, count in sorted(worst.items())
+        ]
 
     def status(self) -> list[dict[str, Any]]:
         """For `/status`: one entry per neighbour."""
