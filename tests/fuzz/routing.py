@@ -25,7 +25,14 @@ with atheris.instrument_imports(include=["metallb_speaker"]):
     from metallb_speaker.announcer.bgp.wire import update
     from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities, assemble, decode_tlvs
     from metallb_speaker.announcer.bgp.wire.errors import Code, NotificationError
-    from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE, Framer, MessageType, frame
+    from metallb_speaker.announcer.bgp.wire.framing import (
+        HEADER,
+        KEEPALIVE,
+        MAX_EXTENDED,
+        Framer,
+        MessageType,
+        frame,
+    )
     from metallb_speaker.announcer.bgp.wire.messages import Notification, Open, RouteRefresh
     from metallb_speaker.announcer.edge import addresses
 
@@ -102,7 +109,7 @@ TARGETS: list[Callable[[bytes], object]] = [
     Packet.decode,
     session,
     addresses.parse,
-    lambda data: connection(frame(MessageType.ROUTE_REFRESH, data[:4000]), greeted=True),
+    lambda data: connection(frame(MessageType.ROUTE_REFRESH, data[: MAX_EXTENDED - HEADER]), greeted=True),
 ]
 
 

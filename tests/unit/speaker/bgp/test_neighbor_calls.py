@@ -12,8 +12,9 @@ from metallb_speaker.announcer.bgp.fsm import State
 from metallb_speaker.announcer.bgp.neighbor import BACKLOG, Dial, Hangup, Neighbor, SessionDown, SessionUp
 from metallb_speaker.announcer.bgp.rib import GRACEFUL_SHUTDOWN, RouteAttributes
 from metallb_speaker.announcer.bgp.wire import update
-from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
-from metallb_speaker.announcer.bgp.wire.messages import Notification, RouteRefresh
+from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities
+from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE, MessageType, frame
+from metallb_speaker.announcer.bgp.wire.messages import Notification, Open, RouteRefresh
 from metallb_speaker.announcer.bgp.wire.prefix import parse, prefix_of
 from tests.unit.speaker.bgp.sessions import (
     established,
@@ -331,3 +332,76 @@ def test_a_refresh_while_leaving_still_says_that_routes_go() -> None:
     (last,) = [u for u in pair.updates_from("a") if u.announced]
     assert last.attributes is not None
     assert GRACEFUL_SHUTDOWN in last.attributes.communities
+
+
+@pytest.mark.parametrize(("extended", "maximum"), [(False, 4096), (True, 65535)])
+@pytest.mark.parametrize("size", [5, 4080, 65516])
+def test_a_refresh_of_a_wrong_length_is_sent_back_as_far_as_it_fits(size: int, extended: bool, maximum: int) -> None:
+    """RFC 7313 section 5: the data are the whole message; RFC 4271 section 4.1: ours is no longer than agreed."""
+    neighbor, token = called(extended_message=extended)
+    wrong = frame(MessageType.ROUTE_REFRESH, b"\0\1\0\1".ljust(size, b"x"))
+    neighbor.receive(token, wrong, 1)
+    (last,) = [action.last for action in neighbor.actions() if isinstance(action, Hangup)]
+    assert Notification.decode(last[19:]) == Notification(7, 1, wrong[: maximum - 21])
+    assert len(last) == min(maximum, len(wrong) + 21)
+
+
+def answered(neighbor: Neighbor, now: float, opening: bytes) -> int:
+    """The neighbour dials when it wants to, and hears that."""
+    neighbor.on_deadline(now)
+    (dial,) = neighbor.actions()
+    assert isinstance(dial, Dial)
+    neighbor.dialed(dial.token, HOPS_A, now)
+    neighbor.receive(dial.token, opening, now)
+    return dial.token
+
+
+def test_a_peer_without_a_family_in_common_is_told_which_are_missed() -> None:
+    neighbor = Neighbor(settings(families=("ipv6",)), random.Random(1))
+    neighbor.start(0)
+    theirs = settings_b(families=("ipv4",)).open().encode()
+    answered(neighbor, 0, theirs + KEEPALIVE)
+    assert neighbor.state is not State.ESTABLISHED
+    assert neighbor.last_error == "sent NOTIFICATION: open: unsupported capability: the peer does not offer IPv6"
+    (last,) = [action.last for action in neighbor.actions() if isinstance(action, Hangup)]
+    assert last.endswith(Notification(2, 7, bytes((1, 4, 0, 2, 0, 1))).encode())
+
+
+def test_a_peer_that_offers_other_families_only_gets_no_ipv4_routes() -> None:
+    evpn = Capabilities(other=((1, bytes((0, 25, 0, 70))),), four_octet_as=64513)
+    neighbor = Neighbor(settings(), random.Random(1))
+    neighbor.start(0)
+    answered(neighbor, 0, replace(settings_b().open(), capabilities=evpn).encode() + KEEPALIVE)
+    assert neighbor.last_error.endswith("the peer does not offer IPv4 or IPv6")
+
+
+def test_a_peer_that_refuses_the_capabilities_is_called_without_them() -> None:
+    """RFC 5492 section 3; the time after that it is asked with them again."""
+    neighbor = Neighbor(settings(my_asn=64512, graceful_restart=15), random.Random(1))
+    neighbor.set_routes(routes("203.0.113.1/32", "2001:db8:1::7/128"), 0)
+    neighbor.start(0)
+    refusal = Notification(2, 4).encode()
+    now, said = 0.0, []
+    for _ in range(4):
+        neighbor.on_deadline(now)
+        (dial,) = [action for action in neighbor.actions() if isinstance(action, Dial)]
+        neighbor.dialed(dial.token, HOPS_A, now)
+        said.append(Open.decode(neighbor.pending(dial.token)[19:]).capabilities != Capabilities())
+        neighbor.receive(dial.token, refusal, now)
+        now = neighbor.deadline()
+    assert said == [True, False, True, False]
+    neighbor.actions()
+    token = answered(neighbor, now, refusal)
+    assert token
+    neighbor.actions()
+    now = neighbor.deadline()
+    old = replace(settings_b().open(), capabilities=Capabilities()).encode()
+    token = answered(neighbor, now, old + KEEPALIVE)
+    assert neighbor.state is State.ESTABLISHED
+    assert neighbor.connection is not None
+    assert neighbor.connection.negotiated is not None
+    assert neighbor.connection.negotiated.families == ("ipv4",)
+    assert not neighbor.connection.negotiated.four_octet
+    assert not neighbor.keeps_routes
+    data = neighbor.pending(token)
+    assert Open.decode(data[19 : int.from_bytes(data[16:18])]).capabilities == Capabilities()

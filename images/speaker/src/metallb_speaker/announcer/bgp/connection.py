@@ -15,7 +15,7 @@ from .fsm import Event, IllegalEvent, State, step
 from .settings import Negotiated, Settings
 from .wire.capabilities import Family
 from .wire.errors import FSM_ESTABLISHED, FSM_OPEN_CONFIRM, FSM_OPEN_SENT, Code, NotificationError
-from .wire.framing import KEEPALIVE, MAX_EXTENDED, Framer, MessageType
+from .wire.framing import HEADER, KEEPALIVE, MAX_EXTENDED, MAX_MESSAGE, Framer, MessageType
 from .wire.messages import REFRESH_REQUEST, Notification, Open, RouteRefresh
 
 #: The hold timer while waiting for the peer's OPEN (RFC 4271 section 8.2.2 suggests four minutes).
@@ -270,7 +270,10 @@ class Connection:
             self._backlog -= len(self._out.pop())
 
     def _refuse(self, event: Event, error: NotificationError, now: float) -> None:
-        self.close(event, Notification(error.code, error.subcode, error.data), f"sent NOTIFICATION: {error}", now)
+        room = (self.negotiated.maximum if self.negotiated else MAX_MESSAGE) - HEADER - 2
+        self.close(
+            event, Notification(error.code, error.subcode, error.data[:room]), f"sent NOTIFICATION: {error}", now
+        )
 
     def _end(
         self, event: Event, reason: str, *, sent: Notification | None = None, received: Notification | None = None

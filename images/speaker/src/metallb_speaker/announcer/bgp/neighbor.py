@@ -17,7 +17,15 @@ from .refresh import Refreshes
 from .rib import RibOut, RouteAttributes
 from .settings import Address, Negotiated, Settings
 from .wire.capabilities import Family
-from .wire.errors import BFD_DOWN, COLLISION, CONFIGURATION_CHANGE, HARD_RESET, PEER_DECONFIGURED, Code
+from .wire.errors import (
+    BFD_DOWN,
+    COLLISION,
+    CONFIGURATION_CHANGE,
+    HARD_RESET,
+    PEER_DECONFIGURED,
+    UNSUPPORTED_PARAMETER,
+    Code,
+)
 from .wire.messages import REFRESH_BEGIN, REFRESH_END, Notification, RouteRefresh
 from .wire.prefix import Prefix
 from .wire.update import end_of_rib
@@ -472,6 +480,11 @@ class Neighbor:
         connection = self._connections.pop(token)
         self._next_hops.pop(token, None)
         self._actions.append(Hangup(token, connection.drain()))
+        # A peer that knows no capabilities says so, and is asked without them (RFC 5492 section 3), every other time.
+        said = event.received
+        refused = said is not None and (said.code, said.subcode) == (Code.OPEN, UNSUPPORTED_PARAMETER)
+        plain = refused and not connection.settings.plain and "ipv4" in self.settings.families
+        self.settings = replace(self.settings, plain=plain)
         if token == self._session:
             self._session = None
             self._idle_state = State.IDLE if self._dialing is None else State.CONNECT
