@@ -222,8 +222,8 @@ def pulled(lab: Lab, agent: Agent) -> tuple[float, dict[str, Any]]:
     for _ in range(3):
         until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
         time.sleep(0.5)
-        start = time.monotonic()
         lab.cable(up=False)
+        start = time.monotonic()
         # Nothing can come up from here on.
         until("BFD is down", lambda: agent.tell()["status"][0]["bfd"] != "UP")
         for h in agent.tell()["history"]:
@@ -255,7 +255,7 @@ def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
 @pytest.mark.accept
 @pytest.mark.parametrize("router", ["frr", "bird"])
 def test_how_soon_a_pulled_cable_is_seen(lab: Lab, router: str) -> None:
-    """BFD 50 ms x 3: at most half a second, on both sides; five times."""
+    """BFD 50 ms x 3, five times: by us within the detection time; the router must be asked, so half a second for it."""
     there = ROUTERS[router](lab, Session(bfd_ms=50))
     there.start()
     agent = Agent(lab)
@@ -272,10 +272,15 @@ def test_how_soon_a_pulled_cable_is_seen(lab: Lab, router: str) -> None:
         ours.append(took)
         theirs.append(time.monotonic() - cut)
         lab.cable(up=True)
-    for who, seconds in (("we", ours), (router, theirs)):
-        met = "met    " if max(seconds) <= 0.5 else "NOT MET"
-        print(f"{met} pulled cable, BFD 50 ms x 3: seen by {who}, worst, s: {max(seconds):.2f}, at most 0.5")
-    assert max(ours + theirs) <= 0.5
+    missed = []
+    for who, seconds, most in (("we", ours, 0.15), (router, theirs, 0.5)):
+        met = max(seconds) <= most
+        print(
+            f"{'met    ' if met else 'NOT MET'} pulled cable, BFD 50 ms x 3: seen by {who}, worst, s: "
+            f"{max(seconds):.3f}, at most {most:g}"
+        )
+        missed += [] if met else [who]
+    assert not missed
 
 
 @pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
