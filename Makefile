@@ -67,6 +67,12 @@ e2e: setup ## end-to-end tests, in the embedded cluster, or in yours: KUBECONFIG
 accept: setup ## repeat what has targets, and print each as met or not
 	@$(PYTEST) -m accept -s tests
 
+MINUTES ?= 10
+.PHONY: fuzz
+fuzz: setup ## fuzz all that a BGP or BFD peer can send, guided by coverage, for MINUTES=10
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes --upgrade --target .venv/fuzz -r requirements-fuzz.txt
+	@PYTHONPATH=.venv/fuzz $(PY) tests/fuzz/routing.py -max_total_time=$$((60 * $(MINUTES))) -max_len=66000 -print_final_stats=1
+
 .PHONY: bench
 bench: setup ## measure, side by side with the machine's own limit
 	@$(PY) -m tests.bench

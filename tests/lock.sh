@@ -30,4 +30,5 @@ check() {
 }
 [ "${1:-}" = --check ] && do=check || do=lock
 "$do" requirements-dev.in requirements-dev.txt
+"$do" requirements-fuzz.in requirements-fuzz.txt
 for image in controller speaker; do "$do" images/requirements.in "images/$image/requirements.txt"; done

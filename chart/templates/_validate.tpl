@@ -84,6 +84,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- if and (eq (get $pool "protocol") "bgp") (get $pool "l2-spread") }}
 {{ $where }}.l2-spread: cannot have l2-spread in a bgp address pool (remove it, or set protocol: layer2)
 {{- end }}
+{{- include "metallb.validate.merged" (dict "pool" $pool "where" $where "aliases" $aliases) }}
 {{- range $a, $advertisement := get $pool "bgp-advertisements" | default list -}}
 {{- $here := printf "%s.bgp-advertisements[%d]" $where $a -}}
 {{- range $key, $width := dict "aggregation-length" 8 "aggregation-length-v6" 32 -}}
@@ -110,6 +111,44 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- range $n, $name := get $advertisement "peers" | default list -}}
 {{- if not (has $name $peerNames) }}
 {{ $here }}.peers[{{ $n }}]: no peer is named {{ $name | quote }} (the names of peers are {{ join ", " $peerNames | default "none yet" }})
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Arguments: a pool, where it is, the aliases. Advertisements that come to one route have its communities together. */}}
+{{- define "metallb.validate.merged" -}}
+{{- $aliases := .aliases -}}
+{{- $where := .where -}}
+{{- $all := get .pool "bgp-advertisements" | default list -}}
+{{- $receivers := list "" -}}{{/* "": any peer that none of them names */}}
+{{- $count := 0 -}}
+{{- range $all -}}
+{{- $receivers = concat $receivers (get . "peers" | default list) -}}
+{{- $count = add $count (len (get . "communities" | default list)) -}}
+{{- end -}}
+{{- if gt (int $count) 300 -}}
+{{- $said := false -}}
+{{- range $receiver := uniq $receivers -}}
+{{- range $key, $length := dict "aggregation-length" 32 "aggregation-length-v6" 128 -}}
+{{- $together := dict -}}
+{{- range $a, $advertisement := $all -}}
+{{- $peers := get $advertisement "peers" | default list -}}
+{{- if or (empty $peers) (has $receiver $peers) -}}
+{{- $given := get $advertisement $key -}}
+{{- $prefix := ternary $length $given (or (not (hasKey $advertisement $key)) (kindIs "invalid" $given)) | int | toString -}}
+{{- $merged := get $together $prefix | default list -}}
+{{- range get $advertisement "communities" | default list -}}
+{{- $merged = append $merged (get $aliases . | default .) -}}
+{{- end -}}
+{{- $merged = uniq $merged -}}
+{{- $_ := set $together $prefix $merged -}}
+{{- if and (gt (len $merged) 300) (not $said) -}}
+{{- $said = true }}
+{{ $where }}.bgp-advertisements[{{ $a }}].communities: with those of the advertisements before it a route may have {{ len $merged }} communities: more than 300 do not fit into one BGP message (list fewer, or give the advertisements different peers or aggregation lengths)
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -215,6 +254,7 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- $profiles = append $profiles (get . "name") -}}
 {{- end -}}
 {{- $seen := dict -}}
+{{- $listening := dict -}}
 {{- range $i, $peer := get $config "peers" | default list -}}
 {{- $where := printf "configInline.peers[%d]" $i -}}
 {{- $whole := include "metallb.validate.meaning" $peer -}}
@@ -222,6 +262,15 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{ $where }}: peer #{{ add $i 1 }} already exists (it is the same as peers[{{ get $seen $whole }}]; remove one)
 {{- else }}
 {{- $_ := set $seen $whole $i }}
+{{- end }}
+{{- if get $peer "listen" }}
+{{- $secret := get $peer "password-secret" | default dict }}
+{{- $password := toJson (list (get $peer "password" | default "") (get $secret "name" | default "") (get $secret "key" | default "password")) }}
+{{- $spot := printf "%s %s" (include "metallb.net.hex" (get $peer "peer-address")) (get $peer "node-selectors" | default list | toJson) }}
+{{- if ne $password (get $listening $spot | default $password) }}
+{{ $where }}.listen: another peer listens for the same address with another password: the first packet of a call does not tell which of them it is (give both one password, or remove listen from one)
+{{- end }}
+{{- $_ := set $listening $spot $password }}
 {{- end }}
 {{- with get $peer "bfd-profile" }}
 {{- if not (has . $profiles) }}
@@ -265,6 +314,8 @@ configInline.{{ $list }}[{{ $i }}].name: duplicate definition of {{ $what }} {{ 
 {{- end }}
 {{- if and $internal (get $peer "local-asn") }}
 {{ $where }}.local-asn: the peer is in our own AS: local-asn is for eBGP (remove it)
+{{- else if and (get $peer "local-asn") (eq (toString (get $peer "local-asn")) (toString (get $peer "peer-asn"))) }}
+{{ $where }}.local-asn: it is the peer's own AS, which would make it an iBGP peer (write another, or remove it)
 {{- end }}
 {{- if and (get $peer "gtsm") (get $peer "ebgp-multihop") }}
 {{ $where }}.gtsm: not together with ebgp-multihop: a packet that crossed a router has no TTL of 255 (remove one of both)

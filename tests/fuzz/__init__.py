@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing, by hand and for long: needs atheris, which the locked tools leave out."""
+"""Coverage-guided fuzzing, by hand and for long: `make fuzz` installs atheris, which the other targets do without."""

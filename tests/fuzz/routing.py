@@ -1,9 +1,10 @@
 """Coverage-guided fuzzing of everything that a BGP or BFD peer, or the kernel, can send.
 
 The first octet chooses the target. Any octets must give a value or the error that the target names;
-anything else is a crash. Usage, with atheris in an environment of its own (any libFuzzer option goes)::
+anything else is a crash, and libFuzzer keeps the input that led to it. `make fuzz` runs it for MINUTES; any option of
+libFuzzer goes, with what `make fuzz` has installed::
 
-    PYTHONPATH=images/speaker/src:images/common/src python tests/fuzz/routing.py -max_total_time=600 [CORPUS]
+    PYTHONPATH=.venv/fuzz .venv/bin/python tests/fuzz/routing.py -max_total_time=600 -max_len=66000 [CORPUS]
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ with atheris.instrument_imports(include=["metallb_speaker"]):
     from metallb_speaker.announcer.bgp.wire import update
     from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities, assemble, decode_tlvs
     from metallb_speaker.announcer.bgp.wire.errors import Code, NotificationError
-    from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE, Framer, MessageType, frame
+    from metallb_speaker.announcer.bgp.wire.framing import (
+        HEADER,
+        KEEPALIVE,
+        MAX_EXTENDED,
+        Framer,
+        MessageType,
+        frame,
+    )
     from metallb_speaker.announcer.bgp.wire.messages import Notification, Open, RouteRefresh
     from metallb_speaker.announcer.edge import addresses
 
@@ -102,7 +110,7 @@ TARGETS: list[Callable[[bytes], object]] = [
     Packet.decode,
     session,
     addresses.parse,
-    lambda data: connection(frame(MessageType.ROUTE_REFRESH, data[:4000]), greeted=True),
+    lambda data: connection(frame(MessageType.ROUTE_REFRESH, data[: MAX_EXTENDED - HEADER]), greeted=True),
 ]
 
 

@@ -16,7 +16,7 @@ from metallb_speaker.announcer.bgp.settings import Settings
 from metallb_speaker.announcer.bgp.wire import update
 from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities, assemble, decode_tlvs, encode
 from metallb_speaker.announcer.bgp.wire.errors import Code, NotificationError
-from metallb_speaker.announcer.bgp.wire.framing import Framer, MessageType, frame
+from metallb_speaker.announcer.bgp.wire.framing import HEADER, MAX_EXTENDED, MAX_MESSAGE, Framer, MessageType, frame
 from metallb_speaker.announcer.bgp.wire.messages import Notification, Open, RouteRefresh
 from metallb_speaker.announcer.bgp.wire.prefix import Network, family_of, parse, prefix_of
 
@@ -70,6 +70,18 @@ def test_a_connection_survives_any_stream(parts: list[bytes], cuts: list[int]) -
         connection.sent(len(out), now)
         now += 0.1
     assert closed == (connection.state is State.IDLE)
+
+
+@given(st.sampled_from(list(MessageType)), st.integers(0, MAX_EXTENDED - HEADER), st.booleans())
+def test_what_answers_a_long_message_is_no_longer_than_agreed(kind: MessageType, size: int, extended: bool) -> None:
+    connection = Connection(_settings(), 0.0, incoming=False, rng=random.Random(1))
+    theirs = Capabilities(families=("ipv4",), four_octet_as=64513, extended_message=extended)
+    connection.receive(Open(64513, 30, ipaddress.IPv4Address("192.0.2.2"), theirs).encode(), 0.0)
+    connection.receive(frame(MessageType.KEEPALIVE), 0.0)
+    connection.receive(frame(kind, b"\1" * size), 0.1)
+    judge = Framer()
+    judge.maximum = MAX_EXTENDED if extended else MAX_MESSAGE
+    judge.feed(connection.drain())
 
 
 @given(st.binary(max_size=300), st.integers(1, 19))

@@ -73,6 +73,30 @@ def test_peers() -> None:
     assert (found.peers[0].password, found.peers[0].connect_time, found.problems) == ("hush", 0, ())
 
 
+@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (80, True), (81, False)])
+def test_a_password_that_cannot_be_a_key_is_that_peers_problem(length: int, fits: bool) -> None:
+    made = view()
+    made.passwords["bgp", "password"] = "x" * length
+    there = replace(PEER, name="q", peer_port=1179)
+    found = decide_bgp.sessions(Config(peers=(replace(PEER, name="s", password_secret="bgp"), there)), made)
+    assert [p.name for p in found.peers] == (["s", "q"] if fits else ["q"])
+    wrong = f"the password in Secret 'bgp' has {length} bytes, TCP MD5 takes 1 to 80; the session waits for another"
+    assert found.problems == (() if fits else (f"peer s: {wrong}",))
+
+
+def test_calls_from_one_address_have_one_key() -> None:
+    first = replace(PEER, listen=True, password="one")
+    second = replace(first, name="q", peer_port=1179, password="two")
+    found = decide_bgp.sessions(Config(peers=(first, second)), view())
+    assert [(p.name, p.listen, p.password) for p in found.peers] == [("p", True, "one"), ("q", False, "two")]
+    assert found.problems == (
+        "peer q: its calls are not taken: p listens for the same address with another password; give both one, or "
+        "remove listen from one",
+    )
+    same = decide_bgp.sessions(Config(peers=(first, replace(second, password="one"))), view())
+    assert ([p.listen for p in same.peers], same.problems) == ([True, True], ())
+
+
 def test_a_session_whose_password_moves_to_a_secret_stays_until_that_is_read() -> None:
     cluster = Cluster()
     cluster.nodes.upsert(node("n1"))

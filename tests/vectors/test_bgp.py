@@ -198,3 +198,25 @@ def test_bad_opens_get_the_rfcs_code(body: str, subcode: int) -> None:
 def test_notification_text_is_read() -> None:
     raw = Notification.shutdown("back at noon").encode()
     assert str(Notification.decode(raw[19:])) == "cease: administrative shutdown: back at noon"
+
+
+@pytest.mark.parametrize("length", [255, 200, 4, 1])
+def test_the_length_before_extended_parameters_is_ignored(length: int) -> None:
+    """RFC 9072 section 2: the type behind it, 255, is what tells."""
+    parameter = bytes.fromhex("020006010400010001")
+    body = bytes.fromhex("04fc01005ac0000202") + bytes((length, 255)) + len(parameter).to_bytes(2) + parameter
+    assert Open.decode(body).capabilities.families == ("ipv4",)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_mp_reach_needs_origin_and_as_path(missing: int) -> None:
+    """RFC 4760 section 3, RFC 4271 section 6.3."""
+    present = {1: bytes.fromhex("40010100"), 2: bytes.fromhex("400200")}
+    reach = bytes.fromhex("800e260002011020010db80000000000000000000000010080" + "20010db8" + "00" * 12)
+    whole = b"".join(present.values()) + reach
+    body = b"\0\0" + len(whole).to_bytes(2) + whole
+    assert [str(n) for n in update.decode(body).announced] == ["2001:db8::/128"]
+    rest = b"".join(value for kind, value in present.items() if kind != missing) + reach
+    with pytest.raises(NotificationError) as found:
+        update.decode(b"\0\0" + len(rest).to_bytes(2) + rest)
+    assert (found.value.code, found.value.subcode, found.value.data) == (3, 3, bytes((missing,)))

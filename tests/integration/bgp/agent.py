@@ -22,6 +22,7 @@ from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
 from metallb_speaker.announcer.edge.addresses import NextHops
 from metallb_speaker.announcer.edge.bfd import BfdEdge
 from metallb_speaker.announcer.edge.bgp import BgpEdge
+from metallb_speaker.announcer.edge.onlink import on_link
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     def watch(fd: int, handler: Callable[[float], None]) -> None:
         selector.register(fd, selectors.EVENT_READ, handler)
 
-    speaker = BgpSpeaker(ipaddress.IPv4Address(sys.argv[1]))
+    speaker = BgpSpeaker(ipaddress.IPv4Address(sys.argv[1]), on_link=on_link)
     bgp = BgpEdge(speaker, watch, selector.unregister, next_hops=NextHops())
     bfd = BfdEdge(speaker, watch, selector.unregister)
     history: list[dict[str, Any]] = []

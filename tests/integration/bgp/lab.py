@@ -45,7 +45,7 @@ class Lab:
 
     def __init__(self, folder: Path, *, far: bool = False) -> None:
         self.folder = folder
-        self._far = far
+        self.far = far
         tag = f"{os.getpid()}-{time.monotonic_ns() % 10**6}"
         self.ours, self.router = f"mlbbgp-a-{tag}", f"mlbbgp-b-{tag}"
         self._hop = f"mlbbgp-h-{tag}"
@@ -56,7 +56,7 @@ class Lab:
         for name in self._namespaces:
             sh("ip", "netns", "add", name)
             sh("ip", "-n", name, "link", "set", "lo", "up")
-        if self._far:
+        if self.far:
             self._join_by_hop()
             return self
         sh("ip", "-n", self.ours, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.router)

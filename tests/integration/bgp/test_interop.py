@@ -90,6 +90,23 @@ def test_a_peer_behind_another_router(lab: Lab, router: str, transport: str) -> 
         until("multihop BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
 
 
+@pytest.mark.parametrize("lab", ["near", "far"], indirect=True)
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("router", ["frr", "bird"])
+def test_bfd_with_an_internal_peer(lab: Lab, router: str, transport: str) -> None:
+    """One hop on the link, several where there is a router between: as FRR has it; BIRD is told."""
+    multihop = router == "bird" and lab.far
+    there = ROUTERS[router](lab, Session(transport=transport, asn=OUR_ASN, multihop=multihop, bfd_ms=100))
+    there.start()
+    agent = Agent(lab)
+    agent.peers = [peer(transport, peer_asn="internal", bfd_profile="fast")]
+    agent.routes, agent.timers = [{"prefix": V4}], [{**FAST, "minimum_ttl": 60}]
+    agent.apply()
+    agent.wait_established()
+    until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
+    until("the route is there", lambda: V4 in there.routes())
+
+
 @pytest.mark.parametrize("router", ["frr", "bird"])
 def test_ipv4_routes_over_an_ipv6_next_hop(lab: Lab, router: str) -> None:
     """RFC 8950: our side has no IPv4 address at all."""
@@ -144,17 +161,18 @@ def test_hold_time_zero_needs_no_keepalives(lab: Lab, router: str) -> None:
     assert [h["name"] for h in agent.tell()["history"] if "session" in h["name"]] == ["sessionUp"]
 
 
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("router", ["frr", "bird", "gobgp", "exabgp"])
-def test_md5_with_the_right_and_the_wrong_key(lab: Lab, router: str) -> None:
-    there = ROUTERS[router](lab, Session(password="right-key"))
+def test_md5_with_the_right_and_the_wrong_key(lab: Lab, router: str, transport: str) -> None:
+    there = ROUTERS[router](lab, Session(transport=transport, password="right-key"))
     there.start()
     agent = Agent(lab)
-    agent.peers = [peer("ipv4", password="wrong-key")]
+    agent.peers = [peer(transport, password="wrong-key")]
     agent.routes = [{"prefix": V4}]
     agent.apply()
     time.sleep(2)
     assert agent.state() != "Established"
-    agent.peers = [peer("ipv4", password="right-key")]
+    agent.peers = [peer(transport, password="right-key")]
     agent.apply()
     agent.wait_established()
     until("the route is there", lambda: V4 in there.routes())
@@ -204,8 +222,8 @@ def pulled(lab: Lab, agent: Agent) -> tuple[float, dict[str, Any]]:
     for _ in range(3):
         until("BFD is up", lambda: agent.tell()["status"][0]["bfd"] == "UP")
         time.sleep(0.5)
-        start = time.monotonic()
         lab.cable(up=False)
+        start = time.monotonic()
         # Nothing can come up from here on.
         until("BFD is down", lambda: agent.tell()["status"][0]["bfd"] != "UP")
         for h in agent.tell()["history"]:
@@ -237,7 +255,7 @@ def test_bfd_sees_a_pulled_cable(lab: Lab, router: str, transport: str) -> None:
 @pytest.mark.accept
 @pytest.mark.parametrize("router", ["frr", "bird"])
 def test_how_soon_a_pulled_cable_is_seen(lab: Lab, router: str) -> None:
-    """BFD 50 ms x 3: at most half a second, on both sides; five times."""
+    """BFD 50 ms x 3, five times: by us within the detection time; the router must be asked, so half a second for it."""
     there = ROUTERS[router](lab, Session(bfd_ms=50))
     there.start()
     agent = Agent(lab)
@@ -254,10 +272,15 @@ def test_how_soon_a_pulled_cable_is_seen(lab: Lab, router: str) -> None:
         ours.append(took)
         theirs.append(time.monotonic() - cut)
         lab.cable(up=True)
-    for who, seconds in (("we", ours), (router, theirs)):
-        met = "met    " if max(seconds) <= 0.5 else "NOT MET"
-        print(f"{met} pulled cable, BFD 50 ms x 3: seen by {who}, worst, s: {max(seconds):.2f}, at most 0.5")
-    assert max(ours + theirs) <= 0.5
+    missed = []
+    for who, seconds, most in (("we", ours, 0.15), (router, theirs, 0.5)):
+        met = max(seconds) <= most
+        print(
+            f"{'met    ' if met else 'NOT MET'} pulled cable, BFD 50 ms x 3: seen by {who}, worst, s: "
+            f"{max(seconds):.3f}, at most {most:g}"
+        )
+        missed += [] if met else [who]
+    assert not missed
 
 
 @pytest.mark.parametrize("transport", ["ipv4", "ipv6"])

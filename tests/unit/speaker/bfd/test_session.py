@@ -463,3 +463,39 @@ def test_the_end_is_said_more_than_once() -> None:
     session = up()
     session.shutdown(1.0)
     assert [Packet.decode(raw).state for raw in session.pending()] == [State.ADMIN_DOWN] * 3
+
+
+def test_a_peer_in_demand_mode_gets_polls_and_no_periodic_packets() -> None:
+    """RFC 5880 section 6.8.7."""
+    session = Session(FAST, 5, 0.0, random.Random(1))
+
+    def hears(state: State, now: float, **bits: bool) -> None:
+        session.receive(Packet(state, 0, 3, 9, 5, 50_000, 50_000, **bits), now)  # type: ignore[arg-type]
+
+    def sends(start: float, end: float) -> int:
+        count, now = len(session.pending()), start
+        while (now := max(now, session.deadline())) <= end:
+            hears(session.state, now, demand=True)
+            session.on_deadline(now)
+            count += len(session.pending())
+            now += 0.04
+            hears(session.state, now, demand=True)
+        return count
+
+    hears(State.DOWN, 0.0)
+    hears(State.UP, 0.1, demand=True)
+    assert session.state is State.UP
+    assert sends(0.1, 1.0) > 5, "its Poll is not answered yet"
+    hears(State.UP, 1.0, demand=True, final=True)
+    assert session.deadline() == pytest.approx(1.15), "that of detection alone"
+    assert session.pending() == []
+    hears(State.UP, 1.1, demand=True, poll=True)
+    assert [Packet.decode(raw).final for raw in session.pending()] == [True]
+    hears(State.UP, 1.1)
+    session.on_deadline(1.2)
+    assert len(session.pending()) == 1, "Demand mode is over"
+    hears(State.UP, 1.2, demand=True)
+    session.on_deadline(1.4)
+    assert session.state is State.DOWN
+    session.on_deadline(session.deadline())
+    assert session.pending(), "of a session that is not up it hears"

@@ -12,8 +12,9 @@ from metallb_speaker.announcer.bgp.fsm import State
 from metallb_speaker.announcer.bgp.neighbor import BACKLOG, Dial, Hangup, Neighbor, SessionDown, SessionUp
 from metallb_speaker.announcer.bgp.rib import GRACEFUL_SHUTDOWN, RouteAttributes
 from metallb_speaker.announcer.bgp.wire import update
-from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
-from metallb_speaker.announcer.bgp.wire.messages import Notification, RouteRefresh
+from metallb_speaker.announcer.bgp.wire.capabilities import Capabilities
+from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE, MessageType, frame
+from metallb_speaker.announcer.bgp.wire.messages import Notification, Open, RouteRefresh
 from metallb_speaker.announcer.bgp.wire.prefix import parse, prefix_of
 from tests.unit.speaker.bgp.sessions import (
     established,
@@ -40,7 +41,7 @@ def drain(neighbor: Neighbor, token: int) -> list[update.Update]:
     return out
 
 
-def called(**capabilities: bool) -> tuple[Neighbor, int]:
+def called(**capabilities: object) -> tuple[Neighbor, int]:
     """A neighbour whose own call has become the session; the peer with other capabilities, if named."""
     neighbor = Neighbor(settings(), random.Random(1))
     neighbor.start(0)
@@ -48,7 +49,7 @@ def called(**capabilities: bool) -> tuple[Neighbor, int]:
     assert isinstance(dial, Dial)
     neighbor.dialed(dial.token, HOPS_A, 0)
     theirs = settings_b().open()
-    opening = replace(theirs, capabilities=replace(theirs.capabilities, **capabilities))
+    opening = replace(theirs, capabilities=replace(theirs.capabilities, **capabilities))  # type: ignore[arg-type]
     neighbor.receive(dial.token, opening.encode() + KEEPALIVE, 0)
     drain(neighbor, dial.token)
     assert neighbor.state is State.ESTABLISHED
@@ -211,6 +212,45 @@ def test_a_withdrawal_that_a_slow_peer_has_not_got_survives_its_refresh() -> Non
     assert ipaddress.ip_network("203.0.113.1/32") in withdrawn
 
 
+def clogged(neighbor: Neighbor) -> None:
+    """The peer reads nothing: no further UPDATEs are made."""
+    step = 0
+    while neighbor.connection is not None and neighbor.connection.backlog < BACKLOG:
+        step += 1
+        many = routes(*(f"10.0.{i >> 8}.{i & 255}/32" for i in range(2000)))
+        for number, prefix in enumerate(many):
+            neighbor.rib.upsert(prefix, RouteAttributes(communities=((step, number % 300),)))
+        neighbor.flush(1)
+
+
+def test_a_route_that_waits_to_be_sent_with_another_next_hop_is_still_withdrawn() -> None:
+    neighbor, token = called()
+    kept, gone = parse("203.0.113.1/32"), parse("203.0.113.2/32")
+    neighbor.set_routes(dict.fromkeys((kept, gone), RouteAttributes()), 0)
+    drain(neighbor, token)
+    clogged(neighbor)
+    neighbor.set_next_hops({**HOPS_A, "ipv4": ipaddress.ip_address("192.0.2.9")}, 2)
+    neighbor.rib.remove(gone)
+    neighbor.flush(2)
+    assert neighbor.rib.advertised == neighbor.rib.desired + 1, "the peer has it until it is told otherwise"
+    sent = drain(neighbor, token)
+    assert ipaddress.ip_network("203.0.113.2/32") in {n for message in sent for n in message.withdrawn}
+    again = [str(message.next_hop) for message in sent if ipaddress.ip_network("203.0.113.1/32") in message.announced]
+    assert again == ["192.0.2.9"]
+
+
+def test_routes_whose_next_hop_changes_and_then_goes_are_withdrawn() -> None:
+    neighbor, token = called(extended_next_hop=False)
+    neighbor.set_routes(routes("203.0.113.1/32"), 0)
+    drain(neighbor, token)
+    clogged(neighbor)
+    neighbor.set_next_hops({**HOPS_A, "ipv4": ipaddress.ip_address("192.0.2.9")}, 2)
+    neighbor.set_next_hops({**HOPS_A, "ipv4": None}, 3)
+    sent = drain(neighbor, token)
+    assert ipaddress.ip_network("203.0.113.1/32") in {n for message in sent for n in message.withdrawn}
+    assert neighbor.rib.advertised == 0
+
+
 def test_only_the_first_open_says_that_the_speaker_restarted() -> None:
     pair = Pair.make(settings(graceful_restart=15, restarting=True), settings_b(graceful_restart=15))
     pair.a.start(0)
@@ -242,13 +282,42 @@ def test_asking_for_routes_without_reading_them_costs_bounded_memory() -> None:
         pair.a.receive(link[1], RouteRefresh("ipv4").encode(), 0)
     assert pair.a.connection is not None
     assert pair.a.connection.backlog < 1 << 20
-    pair.carried["a"].clear()
+    for answers in (1, 2):  # one at once, one for all that was asked meanwhile, and that is all
+        pair.carried["a"].clear()
+        pair.run(10)
+        if answers == 2:
+            assert pair.updates_from("a") == []
+            continue
+        got = [prefix_of(n) for u in pair.updates_from("a") for n in u.announced]
+        assert sorted(got) == sorted([*many, *many])
+        data = bytes(pair.carried["a"])
+        begin, end = (data.count(bytes((0, 23, 5, 0, 1, mark, 1))) for mark in (1, 2))  # BoRR and EoRR
+        assert begin == end == 2
+
+
+def test_a_flood_of_refreshes_has_one_answer_a_second() -> None:
+    pair = established()
+    pair.a.set_routes(routes("203.0.113.1/32", "2001:db8:1::7/128"), 0)
     pair.settle()
-    got = [prefix_of(n) for u in pair.updates_from("a") for n in u.announced]
-    assert set(got) == set(many)
-    assert len(got) < 100_000
-    data = bytes(pair.carried["a"])
-    assert data.count(bytes((0, 23, 5, 0, 1, 1, 1))) == data.count(bytes((0, 23, 5, 0, 1, 2, 1))) >= 2  # BoRR and EoRR
+    pair.carried["a"].clear()
+    flood = (RouteRefresh("ipv4").encode() + RouteRefresh("ipv6").encode()) * 700
+    for turn in range(30):
+        pair.now = turn / 10
+        assert pair.a.receive(pair.links[0][1], flood, pair.now) == 1400
+        pair.run(0.05)
+    again = [str(n) for u in pair.updates_from("a") for n in u.announced]
+    assert (again.count("203.0.113.1/32"), again.count("2001:db8:1::7/128")) == (3, 3)
+
+
+def test_a_refresh_of_a_family_that_was_not_agreed_is_ignored() -> None:
+    """RFC 2918 section 4."""
+    neighbor, token = called(families=("ipv4",))
+    neighbor.set_routes(routes("203.0.113.1/32"), 0)
+    drain(neighbor, token)
+    neighbor.receive(token, RouteRefresh("ipv6").encode(), 1)
+    assert neighbor.pending(token) == b""
+    neighbor.receive(token, RouteRefresh("ipv4").encode(), 1)
+    assert neighbor.pending(token) != b""
 
 
 def test_a_refresh_while_leaving_still_says_that_routes_go() -> None:
@@ -263,3 +332,76 @@ def test_a_refresh_while_leaving_still_says_that_routes_go() -> None:
     (last,) = [u for u in pair.updates_from("a") if u.announced]
     assert last.attributes is not None
     assert GRACEFUL_SHUTDOWN in last.attributes.communities
+
+
+@pytest.mark.parametrize(("extended", "maximum"), [(False, 4096), (True, 65535)])
+@pytest.mark.parametrize("size", [5, 4080, 65516])
+def test_a_refresh_of_a_wrong_length_is_sent_back_as_far_as_it_fits(size: int, extended: bool, maximum: int) -> None:
+    """RFC 7313 section 5: the data are the whole message; RFC 4271 section 4.1: ours is no longer than agreed."""
+    neighbor, token = called(extended_message=extended)
+    wrong = frame(MessageType.ROUTE_REFRESH, b"\0\1\0\1".ljust(size, b"x"))
+    neighbor.receive(token, wrong, 1)
+    (last,) = [action.last for action in neighbor.actions() if isinstance(action, Hangup)]
+    assert Notification.decode(last[19:]) == Notification(7, 1, wrong[: maximum - 21])
+    assert len(last) == min(maximum, len(wrong) + 21)
+
+
+def answered(neighbor: Neighbor, now: float, opening: bytes) -> int:
+    """The neighbour dials when it wants to, and hears that."""
+    neighbor.on_deadline(now)
+    (dial,) = neighbor.actions()
+    assert isinstance(dial, Dial)
+    neighbor.dialed(dial.token, HOPS_A, now)
+    neighbor.receive(dial.token, opening, now)
+    return dial.token
+
+
+def test_a_peer_without_a_family_in_common_is_told_which_are_missed() -> None:
+    neighbor = Neighbor(settings(families=("ipv6",)), random.Random(1))
+    neighbor.start(0)
+    theirs = settings_b(families=("ipv4",)).open().encode()
+    answered(neighbor, 0, theirs + KEEPALIVE)
+    assert neighbor.state is not State.ESTABLISHED
+    assert neighbor.last_error == "sent NOTIFICATION: open: unsupported capability: the peer does not offer IPv6"
+    (last,) = [action.last for action in neighbor.actions() if isinstance(action, Hangup)]
+    assert last.endswith(Notification(2, 7, bytes((1, 4, 0, 2, 0, 1))).encode())
+
+
+def test_a_peer_that_offers_other_families_only_gets_no_ipv4_routes() -> None:
+    evpn = Capabilities(other=((1, bytes((0, 25, 0, 70))),), four_octet_as=64513)
+    neighbor = Neighbor(settings(), random.Random(1))
+    neighbor.start(0)
+    answered(neighbor, 0, replace(settings_b().open(), capabilities=evpn).encode() + KEEPALIVE)
+    assert neighbor.last_error.endswith("the peer does not offer IPv4 or IPv6")
+
+
+def test_a_peer_that_refuses_the_capabilities_is_called_without_them() -> None:
+    """RFC 5492 section 3; the time after that it is asked with them again."""
+    neighbor = Neighbor(settings(my_asn=64512, graceful_restart=15), random.Random(1))
+    neighbor.set_routes(routes("203.0.113.1/32", "2001:db8:1::7/128"), 0)
+    neighbor.start(0)
+    refusal = Notification(2, 4).encode()
+    now, said = 0.0, []
+    for _ in range(4):
+        neighbor.on_deadline(now)
+        (dial,) = [action for action in neighbor.actions() if isinstance(action, Dial)]
+        neighbor.dialed(dial.token, HOPS_A, now)
+        said.append(Open.decode(neighbor.pending(dial.token)[19:]).capabilities != Capabilities())
+        neighbor.receive(dial.token, refusal, now)
+        now = neighbor.deadline()
+    assert said == [True, False, True, False]
+    neighbor.actions()
+    token = answered(neighbor, now, refusal)
+    assert token
+    neighbor.actions()
+    now = neighbor.deadline()
+    old = replace(settings_b().open(), capabilities=Capabilities()).encode()
+    token = answered(neighbor, now, old + KEEPALIVE)
+    assert neighbor.state is State.ESTABLISHED
+    assert neighbor.connection is not None
+    assert neighbor.connection.negotiated is not None
+    assert neighbor.connection.negotiated.families == ("ipv4",)
+    assert not neighbor.connection.negotiated.four_octet
+    assert not neighbor.keeps_routes
+    data = neighbor.pending(token)
+    assert Open.decode(data[19 : int.from_bytes(data[16:18])]).capabilities == Capabilities()

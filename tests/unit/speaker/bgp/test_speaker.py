@@ -6,10 +6,15 @@ import ipaddress
 import random
 from dataclasses import replace
 
+import pytest
+
+from metallb_common.config import pools
 from metallb_speaker.announcer.bfd.session import Session
 from metallb_speaker.announcer.bfd.wire import Diagnostic, Packet, State
+from metallb_speaker.announcer.bgp.merge import MAX_COMMUNITIES, merge
 from metallb_speaker.announcer.bgp.neighbor import Dial, Hangup
-from metallb_speaker.announcer.bgp.speaker import BgpSpeaker, merge
+from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+from metallb_speaker.announcer.bgp.wire import update
 from metallb_speaker.announcer.bgp.wire.framing import KEEPALIVE
 from metallb_speaker.desired import AnnouncedAddress, BfdTimers, BgpPeer, BgpRoute
 from tests.unit.speaker.bgp.pair import HOPS_A, settings_b
@@ -131,6 +136,49 @@ def test_equal_prefixes_are_merged_the_same_way_whatever_the_order() -> None:
     assert merged.local_pref == 200
     assert merged.communities == ((64512, 1), (64512, 2))
     assert merged.large_communities == ((1, 2, 3),)
+
+
+@pytest.mark.parametrize("asn", [64513, "internal"])
+@pytest.mark.parametrize("prefix", ["203.0.113.0/24", "2001:db8::/64"])
+def test_merged_communities_fit_into_a_message(asn: int | str, prefix: str) -> None:
+    """Whatever the pools that share an aggregate ask for; and no-export is not what is left out."""
+    speaker = make()
+    mine = 64513 if asn == "internal" else 4200000000
+    peer = replace(PEER, peer_asn=asn, my_asn=mine, bfd_profile="")
+    routes = [route(prefix, localpref=n, communities=[(70000 + n, 1, i) for i in range(100)]) for n in range(60)]
+    routes.append(route(prefix, localpref=99, communities=[(1, 2), (65535, 65281)]))
+    want(speaker, [peer], routes, [], 0)
+    ((key, dial),) = speaker.actions()
+    neighbor = speaker.neighbor(key)
+    assert neighbor is not None
+    neighbor.dialed(dial.token, HOPS_A, 0)
+    theirs = settings_b().open()
+    short = replace(theirs, capabilities=replace(theirs.capabilities, extended_message=False, four_octet_as=0))
+    neighbor.receive(dial.token, short.encode() + KEEPALIVE, 0)
+    neighbor.stop(1)  # GRACEFUL_SHUTDOWN comes on top
+    data, lengths, last = neighbor.pending(dial.token), [], b""
+    while data:
+        length = int.from_bytes(data[16:18])
+        lengths.append(length)
+        last = data[19:length] if data[18] == 2 and length > 1000 else last
+        data = data[length:]
+    assert 3000 < max(lengths) <= 4096
+    told = update.decode(last, four_octet=False).attributes
+    assert told is not None
+    assert {(65535, 0), (1, 2), (65535, 65281)} == set(told.communities)
+    assert len(told.large_communities) == MAX_COMMUNITIES - 2
+    assert speaker.problems() == [
+        f"route {prefix}: 5702 of its communities are left out, only 300 fit into a message: let fewer advertisements "
+        "have this prefix"
+    ]
+    for wanted in routes[2:]:
+        speaker.drop_route(wanted.key)
+    speaker.flush(2)
+    assert speaker.problems() == []
+
+
+def test_the_bound_on_communities_is_the_configurations() -> None:
+    assert pools.MAX_COMMUNITIES == MAX_COMMUNITIES
 
 
 def test_one_of_two_routes_of_a_prefix_leaves_the_other() -> None:

@@ -16,7 +16,7 @@ from metallb_common.config.structure import shown
 #: The hold time is a 16-bit field (RFC 4271 section 4.2), and at least 3 when it is not 0.
 _MAX_HOLD, _MIN_HOLD = 65535, 3
 #: TCP MD5 keys are at most this many bytes in Linux.
-_MAX_PASSWORD = 80
+MAX_PASSWORD = 80
 #: A powered-off node's routes stay this long at most.
 _MAX_RESTART = 15
 
@@ -33,6 +33,7 @@ class PeerBuilder:
         given = {item["name"]: i for i, item in reversed(list(enumerate(raw))) if item.get("name")}
         taken = set(given)
         seen: dict[Peer, int] = {}
+        listening: dict[tuple[Any, ...], tuple[int, tuple[str, ...]]] = {}
         out = []
         for i, item in enumerate(raw):
             path: Path = ("peers", i)
@@ -47,6 +48,16 @@ class PeerBuilder:
                 self.report.error(
                     path, f"peer #{i + 1} already exists", f"it is the same as peers[{first}]: remove one"
                 )
+            if peer.listen:
+                key = (peer.password, peer.password_secret, peer.password_secret_key)
+                other, its_key = listening.setdefault((peer.peer_address, peer.node_selectors), (i, key))
+                if its_key != key:
+                    self.report.error(
+                        (*path, "listen"),
+                        f"peers[{other}] listens for the same address with another password: the first packet of a "
+                        "call does not tell which of them it is",
+                        "give both one password, or remove listen from one",
+                    )
             if not name:
                 name = _free_name(peer, taken)
                 taken.add(name)
@@ -156,6 +167,12 @@ class PeerBuilder:
             )
         if raw.get("local-asn") and internal:
             self.report.error((*path, "local-asn"), "local-asn is for eBGP peers only", "remove it, or change my-asn")
+        if raw.get("local-asn") == raw["peer-asn"] and not internal:
+            self.report.error(
+                (*path, "local-asn"),
+                "local-asn is the peer's own AS, which would make it an iBGP peer",
+                "write another, or, for an iBGP peer, remove it and write that AS as my-asn",
+            )
         if raw.get("gtsm") and multihop:
             self.report.error(
                 (*path, "gtsm"),
@@ -169,8 +186,8 @@ class PeerBuilder:
         families = raw.get("address-families") or []
         if len(set(families)) != len(families):
             self.report.error((*path, "address-families"), "the same address family twice", "name each once")
-        if len((raw.get("password") or "").encode()) > _MAX_PASSWORD:
-            self.report.error((*path, "password"), f"invalid password: it is longer than {_MAX_PASSWORD} bytes")
+        if len((raw.get("password") or "").encode()) > MAX_PASSWORD:
+            self.report.error((*path, "password"), f"invalid password: it is longer than {MAX_PASSWORD} bytes")
         profile = raw.get("bfd-profile") or ""
         if profile and profile not in self.profiles:
             known = ", ".join(list(self.profiles)[:5]) or "none"

@@ -13,6 +13,9 @@ from metallb_common.config.selectors import Selectors
 from metallb_common.config.structure import shown
 from metallb_common.net.ranges import AddressRange, merge
 
+#: Communities of one route at most: 4,096 octets (RFC 4271 section 4.1) have room for 300 large ones of 12 octets, and
+#: for all else that belongs to the route.
+MAX_COMMUNITIES = 300
 _DEFAULT_BGP = (BgpAdvertisement(),)
 _ALL_SERVICES = ServiceAllocation()
 
@@ -122,7 +125,30 @@ class PoolBuilder:
                     "remove one of the two",
                 )
             out.append(self._advertisement(item, pool, here))
+        self._merged(out, path)
         return tuple(out)
+
+    def _merged(self, advertisements: list[BgpAdvertisement], path: Path) -> None:
+        """Where several advertise one prefix to one peer, the route has the communities of all of them."""
+        if sum(len(a.communities) for a in advertisements) <= MAX_COMMUNITIES:
+            return
+        named = sorted({name for a in advertisements for name in a.peers})
+        for receiver in (*named, ""):  # "": any other peer
+            for width in ("aggregation_length", "aggregation_length_v6"):
+                together: dict[int, set[Community]] = {}
+                for i, advertisement in enumerate(advertisements):
+                    if advertisement.peers and receiver not in advertisement.peers:
+                        continue
+                    merged = together.setdefault(getattr(advertisement, width), set())
+                    merged.update(advertisement.communities)
+                    if len(merged) > MAX_COMMUNITIES:
+                        self.report.error(
+                            (*path, "bgp-advertisements", i, "communities"),
+                            f"with those of the advertisements before it a route may have {len(merged)} communities: "
+                            f"more than {MAX_COMMUNITIES} do not fit into one BGP message",
+                            "list fewer, or give the advertisements different peers or aggregation lengths",
+                        )
+                        return
 
     def _advertisement(self, raw: Values, pool: Values, path: Path) -> BgpAdvertisement:
         lengths = raw.get("aggregation-length", 32), raw.get("aggregation-length-v6", 128)

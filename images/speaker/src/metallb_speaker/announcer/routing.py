@@ -167,7 +167,7 @@ class Routing:
         for entry in self.machine.status():
             if entry["state"] != State.ESTABLISHED.value and entry["last_error"]:
                 out.append(f"BGP peer {entry['peer']} ({entry['address']}): {entry['last_error']}")
-        return out
+        return out + self.machine.problems()
 
     def status(self) -> list[dict[str, Any]]:
         return self.machine.status()

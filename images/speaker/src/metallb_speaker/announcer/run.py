@@ -178,11 +178,12 @@ class Process:
         """The first peer or route of BGP is wanted."""
         from metallb_speaker import stream
         from metallb_speaker.announcer.bgp.speaker import BgpSpeaker
+        from metallb_speaker.announcer.edge.onlink import on_link
         from metallb_speaker.announcer.edge.routing import RoutingEdge
         from metallb_speaker.announcer.routing import Routing, router_id
 
         loop, node = self._loop, self.announcer.node
-        machine = BgpSpeaker(router_id(node, self._options.text("host")))
+        machine = BgpSpeaker(router_id(node, self._options.text("host")), on_link=on_link)
         watch_bgp, watch_bfd = loop.at_priority(Priority.BGP), loop.at_priority(Priority.BFD)
         edge = RoutingEdge(machine, watch_bgp, watch_bfd, loop.unwatch)
 

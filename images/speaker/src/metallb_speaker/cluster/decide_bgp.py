@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from metallb_common.config.model import BgpAdvertisement, Config, Peer
+from metallb_common.config.peers import MAX_PASSWORD
 from metallb_common.kube.views import Service
 from metallb_common.net.selectors import any_matches
 from metallb_speaker.cluster.eligible import tiers
@@ -113,9 +114,30 @@ def sessions(config: Config, view: ClusterView) -> Sessions:
                     "the session waits for it"
                 )
                 continue
+            if not found or len(found.encode()) > MAX_PASSWORD:
+                problems.append(
+                    f"peer {peer.name}: the password in Secret {peer.password_secret!r} has {len(found.encode())} "
+                    f"bytes, TCP MD5 takes 1 to {MAX_PASSWORD}; the session waits for another"
+                )
+                continue
             password = found
         out.append(_peer(key, peer, password))
-    return Sessions(tuple(out), tuple(problems), frozenset(unread))
+    return Sessions(tuple(_one_key_an_address(out, problems)), tuple(problems), frozenset(unread))
+
+
+def _one_key_an_address(peers: Iterable[BgpPeer], problems: list[str]) -> Iterator[BgpPeer]:
+    """The kernel checks calls from an address with one key, before it is known which of the peers there calls."""
+    listening: dict[str, BgpPeer] = {}
+    for peer in peers:
+        first = listening.setdefault(peer.address, peer) if peer.listen else peer
+        if first.password == peer.password:
+            yield peer
+            continue
+        problems.append(
+            f"peer {peer.called}: its calls are not taken: {first.called} listens for the same address with another "
+            "password; give both one, or remove listen from one"
+        )
+        yield replace(peer, listen=False)
 
 
 def peer_keys(peers: Iterable[Peer]) -> list[str]:

@@ -93,6 +93,7 @@ class Session:
         self._lateness = lateness or Lateness()
         self._remote_min_echo = 0  # microseconds; 0: the peer loops no echo packets back
         self._remote_state = State.DOWN
+        self._remote_demand = False
         self._remote_discriminator = 0
         self._remote_min_rx = 1  # microseconds; RFC 5880 section 6.8.1: initially 1
         self._remote_min_tx = 0.0
@@ -188,6 +189,7 @@ class Session:
         self._remote_state = packet.state
         self._remote_multiplier = packet.detect_multiplier
         self._remote_min_tx = packet.desired_min_tx / _MICRO
+        self._remote_demand = packet.demand
         if packet.required_min_rx != self._remote_min_rx:
             self._remote_min_rx = packet.required_min_rx
             self._reschedule(now)
@@ -202,7 +204,9 @@ class Session:
         self._remote_min_echo = packet.required_min_echo_rx
         self._step(packet.state, now)
         self._follow_echo(now)
-        if self._tx_at == float("inf") and self._remote_min_rx:
+        if self._is_excused():
+            self._tx_at = float("inf")
+        elif self._tx_at == float("inf") and self._remote_min_rx:
             self._tx_at = now  # passive: the peer has called, so we answer (RFC 5880 section 6.1)
         if packet.poll:
             self._out.append(self._packet(final=True))
@@ -243,6 +247,11 @@ class Session:
 
     # --- time ---------------------------------------------------------------------------------
 
+    def _is_excused(self) -> bool:
+        """In Demand mode the peer wants no periodic packets, but those of a Poll sequence (RFC 5880 section 6.8.7)."""
+        both_up = self.state is State.UP and self._remote_state is State.UP
+        return self._remote_demand and both_up and not self._polling
+
     def _interval(self) -> float:
         """Seconds to the next packet, with the jitter of RFC 5880 section 6.8.7."""
         base = max(self._tx_interval, self._remote_min_rx / _MICRO)
@@ -256,7 +265,7 @@ class Session:
 
     def _reschedule(self, now: float) -> None:
         """The interval changed: the next packet leaves no later than the new one says."""
-        if self._remote_min_rx == 0:  # the peer wants none (RFC 5880 section 6.8.3)
+        if self._remote_min_rx == 0 or self._is_excused():  # the peer wants none (RFC 5880 section 6.8.3)
             self._tx_at = float("inf")
         elif self._tx_at != float("inf") or not self.profile.passive_mode:
             self._tx_at = min(self._tx_at, now + self._interval())

@@ -15,7 +15,7 @@ from .fsm import Event, IllegalEvent, State, step
 from .settings import Negotiated, Settings
 from .wire.capabilities import Family
 from .wire.errors import FSM_ESTABLISHED, FSM_OPEN_CONFIRM, FSM_OPEN_SENT, Code, NotificationError
-from .wire.framing import KEEPALIVE, MAX_EXTENDED, Framer, MessageType
+from .wire.framing import HEADER, KEEPALIVE, MAX_EXTENDED, MAX_MESSAGE, Framer, MessageType
 from .wire.messages import REFRESH_REQUEST, Notification, Open, RouteRefresh
 
 #: The hold timer while waiting for the peer's OPEN (RFC 4271 section 8.2.2 suggests four minutes).
@@ -139,23 +139,26 @@ class Connection:
         self._backlog = 0
         return out
 
-    def receive(self, data: bytes | None, now: float) -> None:
-        """Octets from the peer; None when the transport is closed or failed."""
+    def receive(self, data: bytes | None, now: float) -> int:
+        """Octets from the peer; None when the transport is closed or failed. The number of messages in them."""
         if self.state is State.IDLE:
-            return
+            return 0
         if data is None:
             self._end(Event.TCP_FAILED, "connection closed by the peer")
-            return
+            return 0
+        count = 0
         try:
             for kind, body in self._framer.feed(data):
+                count += 1
                 self._message(kind, body, now)
                 if self.over:
-                    return
+                    break
         except NotificationError as error:
             event = {Code.OPEN: Event.OPEN_ERROR, Code.UPDATE: Event.UPDATE_ERROR}.get(
                 Code(error.code), Event.HEADER_ERROR
             )
             self._refuse(event, error, now)
+        return count
 
     def _message(self, kind: MessageType, body: bytes, now: float) -> None:
         if kind is MessageType.NOTIFICATION:
@@ -181,9 +184,11 @@ class Connection:
                 self._events.append(Established())
         elif kind is MessageType.ROUTE_REFRESH:
             refresh = RouteRefresh.decode(body)
-            # A family or subtype that means nothing here is ignored (RFC 2918 section 4, RFC 7313 section 5).
-            if refresh.subtype == REFRESH_REQUEST and refresh.family is not None:
-                self._events.append(RefreshWanted(refresh.family))
+            # A family that was not agreed, or a subtype that means nothing, is ignored (RFC 2918 section 4, RFC 7313
+            # section 5).
+            wanted = RefreshWanted(refresh.family) if refresh.subtype == REFRESH_REQUEST and refresh.family else None
+            if wanted and self.negotiated and wanted.family in self.negotiated.families and wanted not in self._events:
+                self._events.append(wanted)
         else:
             self._opened(Open.decode(body), now)
 
@@ -265,7 +270,10 @@ class Connection:
             self._backlog -= len(self._out.pop())
 
     def _refuse(self, event: Event, error: NotificationError, now: float) -> None:
-        self.close(event, Notification(error.code, error.subcode, error.data), f"sent NOTIFICATION: {error}", now)
+        room = (self.negotiated.maximum if self.negotiated else MAX_MESSAGE) - HEADER - 2
+        self.close(
+            event, Notification(error.code, error.subcode, error.data[:room]), f"sent NOTIFICATION: {error}", now
+        )
 
     def _end(
         self, event: Event, reason: str, *, sent: Notification | None = None, received: Notification | None = None

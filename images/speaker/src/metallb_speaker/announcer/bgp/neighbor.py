@@ -13,10 +13,19 @@ from dataclasses import dataclass, replace
 
 from .connection import Closed, Connection, Established, OpenReceived
 from .fsm import Event, State, step
+from .refresh import Refreshes
 from .rib import RibOut, RouteAttributes
 from .settings import Address, Negotiated, Settings
 from .wire.capabilities import Family
-from .wire.errors import BFD_DOWN, COLLISION, CONFIGURATION_CHANGE, HARD_RESET, PEER_DECONFIGURED, Code
+from .wire.errors import (
+    BFD_DOWN,
+    COLLISION,
+    CONFIGURATION_CHANGE,
+    HARD_RESET,
+    PEER_DECONFIGURED,
+    UNSUPPORTED_PARAMETER,
+    Code,
+)
 from .wire.messages import REFRESH_BEGIN, REFRESH_END, Notification, RouteRefresh
 from .wire.prefix import Prefix
 from .wire.update import end_of_rib
@@ -94,7 +103,7 @@ class Neighbor:
         self._up_at = 0.0
         self._leave_at = float("inf")
         self._stopping = False
-        self._refreshes: set[Family] = set()  # asked for, and not answered yet: the peer is slow
+        self._refreshes = Refreshes()
         self._goodbye_text, self._goodbye_deconfigured = "", False
         self._actions: list[Action] = []
         self._events: list[NeighborEvent] = []
@@ -272,12 +281,14 @@ class Neighbor:
         self._idle_state = step(self._idle_state, Event.TCP_FAILED)
         self._failed(f"cannot connect: {reason}", now)
 
-    def receive(self, token: int, data: bytes | None, now: float) -> None:
-        """Octets on a connection; None: it was closed or failed."""
+    def receive(self, token: int, data: bytes | None, now: float) -> int:
+        """Octets on a connection; None: it was closed or failed. The number of messages in them."""
         connection = self._connections.get(token)
-        if connection is not None:
-            connection.receive(data, now)
-            self._collect(token, now)
+        if connection is None:
+            return 0
+        count = connection.receive(data, now)
+        self._collect(token, now)
+        return count
 
     def pending(self, token: int) -> bytes:
         connection = self._connections.get(token)
@@ -288,15 +299,16 @@ class Neighbor:
         if connection is not None:
             connection.sent(count, now)
             if token == self._session and connection.backlog < BACKLOG:
-                for family in sorted(self._refreshes):
-                    self._refresh(family, now)
+                self._refresh(now)
                 self.flush(now)
 
     # --- time -------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
         times = [c.deadline() for c in self._connections.values()]
-        return min(self._retry_at, self._leave_at, *times) if times else min(self._retry_at, self._leave_at)
+        if self.connection is not None and self.connection.backlog < BACKLOG:
+            times.append(self._refreshes.deadline())
+        return min(self._retry_at, self._leave_at, *times)
 
     def on_deadline(self, now: float) -> None:
         if now >= self._leave_at:
@@ -314,6 +326,7 @@ class Neighbor:
             else:
                 self._idle_state = step(self._idle_state, Event.CONNECT_RETRY_EXPIRES)
                 self._dial(now)
+        self._refresh(now)
         for token, connection in list(self._connections.items()):
             if now >= connection.deadline():
                 connection.on_deadline(now)
@@ -350,7 +363,8 @@ class Neighbor:
                 elif isinstance(event, Established):
                     self._established(token, now)
                 else:
-                    self._refresh(event.family, now)
+                    self._refreshes.want(event.family)
+                    self._refresh(now)
 
     def _resolve_collision(self, token: int, now: float) -> None:
         """RFC 4271 section 6.8, RFC 6286 section 2.3, RFC 4724 section 5."""
@@ -384,7 +398,7 @@ class Neighbor:
             self._actions.append(Hangup(self._dialing))
             self._dialing = None
         self.last_error = ""
-        self._refreshes.clear()
+        self._refreshes = Refreshes()
         self.settings = replace(self.settings, restarting=False)  # the R bit is for the first OPEN (RFC 4724 section 3)
         for other_token, other in list(self._connections.items()):
             if other_token != token:
@@ -448,26 +462,29 @@ class Neighbor:
                 self.rib.resend(family)
         self.flush(now)
 
-    def _refresh(self, family: Family, now: float) -> None:
+    def _refresh(self, now: float) -> None:
+        """Answer what is due; asking again and again without reading gains nothing."""
         connection = self.connection
-        if connection is None or connection.negotiated is None:
+        if connection is None or connection.negotiated is None or connection.backlog >= BACKLOG:
             return
-        if connection.backlog >= BACKLOG:  # asking again and again without reading gains nothing
-            self._refreshes.add(family)
-            return
-        self._refreshes.discard(family)
         marks = connection.negotiated.enhanced_refresh
-        if marks:
-            connection.queue([RouteRefresh(family, REFRESH_BEGIN).encode()], now)
-        self.rib.resend(family)
-        connection.queue(self._updates(connection.negotiated), now)
-        if marks:
-            connection.queue([RouteRefresh(family, REFRESH_END).encode()], now)
+        for family in self._refreshes.take(now):
+            if marks:
+                connection.queue([RouteRefresh(family, REFRESH_BEGIN).encode()], now)
+            self.rib.resend(family)
+            connection.queue(self._updates(connection.negotiated), now)
+            if marks:
+                connection.queue([RouteRefresh(family, REFRESH_END).encode()], now)
 
     def _closed(self, token: int, event: Closed, now: float) -> None:
         connection = self._connections.pop(token)
         self._next_hops.pop(token, None)
         self._actions.append(Hangup(token, connection.drain()))
+        # A peer that knows no capabilities says so, and is asked without them (RFC 5492 section 3), every other time.
+        said = event.received
+        refused = said is not None and (said.code, said.subcode) == (Code.OPEN, UNSUPPORTED_PARAMETER)
+        plain = refused and not connection.settings.plain and "ipv4" in self.settings.families
+        self.settings = replace(self.settings, plain=plain)
         if token == self._session:
             self._session = None
             self._idle_state = State.IDLE if self._dialing is None else State.CONNECT

@@ -22,6 +22,7 @@ class RouteAttributes:
     local_pref: int = 0
     communities: tuple[tuple[int, int], ...] = ()
     large_communities: tuple[tuple[int, int, int], ...] = ()
+    left_out: int = 0  # communities that had no room in a message
 
 
 class RibOut:
@@ -31,6 +32,7 @@ class RibOut:
         self._desired: dict[Prefix, RouteAttributes] = {}
         self._sent: dict[Prefix, RouteAttributes] = {}
         self._dirty: dict[Prefix, None] = {}  # in order of change
+        self._again: set[Prefix] = set()  # dirty ones that are to be sent though nothing about them has changed
 
     def set(self, desired: Mapping[Prefix, RouteAttributes]) -> None:
         """Replace the whole desired set."""
@@ -51,13 +53,15 @@ class RibOut:
     def restart(self) -> None:
         """A new session knows nothing: everything desired is to be sent."""
         self._sent.clear()
+        self._again.clear()
         self._dirty = dict.fromkeys(self._desired)
 
     def resend(self, family: Family) -> None:
-        """Everything of a family again (RFC 2918). What is to be withdrawn stays known as sent until it is."""
-        for prefix in self._desired:
-            if family_of(prefix) == family:
-                self._sent.pop(prefix, None)
+        """Everything of a family again (RFC 2918).
+
+        All of it stays known as sent: it may have to be withdrawn before a slow peer lets it be sent again.
+        """
+        self._again.update(n for n in self._desired if family_of(n) == family)
         self.review(family)
 
     def review(self, family: Family) -> None:
@@ -91,7 +95,7 @@ class RibOut:
         # By identity first: attributes are shared by most routes, and comparing costs more than sending does.
         new: dict[tuple[Family, int], tuple[RouteAttributes, list[Prefix]]] = {}
         usable = {family: family in negotiated.families and bool(next_hops.get(family)) for family in gone}
-        desired, sent = self._desired, self._sent
+        desired, sent, again = self._desired, self._sent, self._again
         for prefix in self._dirty:
             attributes, old = desired.get(prefix), sent.get(prefix)
             family = family_of(prefix)
@@ -99,13 +103,14 @@ class RibOut:
                 if old is not None:
                     gone[family].append(prefix)
                     del sent[prefix]
-            elif leaving or (attributes is not old and attributes != old):
+            elif leaving or (attributes is not old and attributes != old) or prefix in again:
                 group = new.get((family, id(attributes)))
                 if group is None:
                     group = new[family, id(attributes)] = (attributes, [])
                 group[1].append(prefix)
                 sent[prefix] = attributes
         self._dirty.clear()
+        again.clear()
         groups: dict[tuple[Family, RouteAttributes], list[Prefix]] = {}
         for (family, _), (attributes, prefixes) in new.items():
             groups.setdefault((family, attributes), []).extend(prefixes)

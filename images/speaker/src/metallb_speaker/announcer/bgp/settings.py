@@ -6,8 +6,8 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 
-from .wire.capabilities import Capabilities, Family, GracefulRestart
-from .wire.errors import BAD_IDENTIFIER, BAD_PEER_AS, Code, NotificationError
+from .wire.capabilities import Capabilities, Family, GracefulRestart, encode_families
+from .wire.errors import BAD_IDENTIFIER, BAD_PEER_AS, UNSUPPORTED_CAPABILITY, Code, NotificationError
 from .wire.framing import MAX_EXTENDED, MAX_MESSAGE
 from .wire.messages import Open
 
@@ -30,12 +30,16 @@ class Settings:
     families: tuple[Family, ...] = ("ipv4", "ipv6")
     graceful_restart: int = 0  # restart time offered; 0: not offered
     restarting: bool = False  # first session since the process started (R bit, RFC 4724 section 3)
+    plain: bool = False  # without capabilities: the peer has refused their parameter (RFC 5492 section 3)
 
     def capabilities(self) -> Capabilities:
         """What is offered in OPEN."""
+        if self.plain:
+            return Capabilities()
         graceful = None
         if self.graceful_restart:
-            # The kernel forwards, whether this process runs or not: state is always preserved.
+            # The kernel forwards, whether this process runs or not: state is preserved. After a reboot it is not, but
+            # that takes longer than the restart time (15 s at most), and by then the peer keeps nothing any more.
             graceful = GracefulRestart(
                 self.restarting, self.graceful_restart, self.families, self.families, notification=True
             )
@@ -62,6 +66,16 @@ class Settings:
             raise NotificationError(Code.OPEN, BAD_PEER_AS)
         if theirs.asn == self.my_asn and theirs.identifier == self.identifier:  # RFC 6286 section 2.2
             raise NotificationError(Code.OPEN, BAD_IDENTIFIER)
+        if not self.common(theirs):  # RFC 5492 section 5: the data are the capabilities that are missed
+            wanted = " or ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[f] for f in self.families)
+            raise NotificationError(
+                Code.OPEN, UNSUPPORTED_CAPABILITY, encode_families(self.families), f"the peer does not offer {wanted}"
+            )
+
+    def common(self, theirs: Open) -> tuple[Family, ...]:
+        """The families that both sides have."""
+        ours: tuple[Family, ...] = ("ipv4",) if self.plain else self.families
+        return tuple(f for f in ours if f in theirs.capabilities.offered())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +95,13 @@ class Negotiated:
 
     @classmethod
     def of(cls, settings: Settings, theirs: Open) -> Negotiated:
-        c = theirs.capabilities
-        # A peer without the multiprotocol capability speaks IPv4 unicast (RFC 4760 section 8).
-        offered = c.families or ("ipv4",)
+        c = Capabilities() if settings.plain else theirs.capabilities
         hold = min(settings.hold_time, theirs.hold_time)
         gr = c.graceful_restart
         return cls(
             hold_time=hold,
             keepalive_time=min(settings.keepalive_time, hold / 3) if hold else 0,
-            families=tuple(f for f in settings.families if f in offered),
+            families=settings.common(theirs),
             four_octet=bool(c.four_octet_as),
             internal=theirs.asn == settings.my_asn,
             extended_next_hop=c.extended_next_hop and "ipv4" in settings.families,

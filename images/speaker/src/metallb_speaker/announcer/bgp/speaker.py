@@ -9,9 +9,8 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from metallb_speaker.announcer.bfd.lateness import Lateness
@@ -21,14 +20,18 @@ from metallb_speaker.announcer.bfd.wire import Diagnostic
 from metallb_speaker.announcer.bfd.wire import State as BfdState
 from metallb_speaker.desired import BfdTimers, BgpPeer, BgpRoute
 
+from .merge import MAX_COMMUNITIES, merge
 from .neighbor import Action, AttemptFailed, Neighbor, SessionDown, SessionUp
-from .rib import RouteAttributes
 from .settings import Settings
 from .wire.capabilities import Family
-from .wire.prefix import Prefix, parse
+from .wire.prefix import Prefix, parse, text_of
 
 #: Seconds between the end of a BGP session and BFD's AdminDown.
 SILENCE_WAIT = 0.1
+#: Seconds between looks whether an iBGP peer is on a link of ours, while BFD with it is not up.
+LOOK_AGAIN = 10.0
+#: Given the peer's and our own address ("": any), whether there is no router between.
+OnLink = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +72,31 @@ def _path(peer: BgpPeer) -> tuple[str, str, bool]:
     return peer.address, peer.source, peer.multihop
 
 
-@lru_cache(maxsize=1024)
-def _attributes(local_pref: int, communities: frozenset[tuple[int, ...]]) -> RouteAttributes:
-    """One object for equal attributes: routes that share them are told apart from others at no cost."""
-    plain = sorted((c[0], c[1]) for c in communities if len(c) == 2)
-    large = sorted((c[0], c[1], c[2]) for c in communities if len(c) == 3)
-    return RouteAttributes(local_pref, tuple(plain), tuple(large))
-
-
-def merge(peer: str, routes: Iterable[BgpRoute]) -> RouteAttributes | None:
-    """What one neighbour should get for one prefix: all communities, the highest local preference; None: nothing."""
-    mine = [route for route in routes if not route.peers or peer in route.peers]
-    if not mine:
-        return None
-    if len(mine) == 1:
-        return _attributes(mine[0].localpref, frozenset(mine[0].communities))
-    communities = frozenset(c for route in mine for c in route.communities)
-    return _attributes(max(route.localpref for route in mine), communities)
+def _by_link(peer: BgpPeer) -> bool:
+    """Whether it is the link that says how far BFD goes: eBGP peers are one hop away, unless `ebgp-multihop` is set."""
+    internal = peer.peer_asn in ("internal", peer.local_asn or peer.my_asn)
+    return internal and bool(peer.bfd_profile) and not peer.gtsm
 
 
 class BgpSpeaker:
     """Keeps the neighbours that `Desired` names, and their routes, as they should be."""
 
-    def __init__(self, identifier: ipaddress.IPv4Address, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        identifier: ipaddress.IPv4Address,
+        rng: random.Random | None = None,
+        *,
+        on_link: OnLink = lambda _peer, _own: True,
+    ) -> None:
         self._identifier = identifier
+        self._on_link = on_link
+        self._look_at = float("inf")  # at the links of iBGP peers
         self._rng = rng or random.Random()  # noqa: S311 - spreads timers, guards no secret
         self._peers: dict[str, BgpPeer] = {}
         self._routes: dict[str, Prefix] = {}  # route key -> prefix
         self._by_prefix: dict[Prefix, dict[str, BgpRoute]] = {}
         self._touched: dict[Prefix, None] = {}  # in order of change
+        self._cut: dict[tuple[str, Prefix], int] = {}  # neighbour, route -> communities that it lacks
         self._timers: dict[str, BfdTimers] = {}
         self._neighbors: dict[str, Neighbor] = {}
         self._tokens = itertools.count(1)
@@ -123,7 +122,26 @@ class BgpSpeaker:
         for key in self._peers.keys() - wanted.keys():
             self._remove(key, now)
         for peer in wanted.values():
-            self._upsert(peer, now)
+            self._upsert(self._placed(peer), now)
+        self._look_at = now + LOOK_AGAIN if any(map(_by_link, self._peers.values())) else float("inf")
+
+    def _placed(self, peer: BgpPeer) -> BgpPeer:
+        """BFD with an iBGP peer, which may be anywhere, is over one hop or over several as the route to it says; one
+        that is up is proven right."""
+        if not _by_link(peer):
+            return peer
+        old, session = self._peers.get(peer.key), self._bfd.get(peer.key)
+        if old is not None and session is not None and session.state is BfdState.UP and old.address == peer.address:
+            return replace(peer, multihop=old.multihop)
+        return replace(peer, multihop=not self._on_link(peer.address, peer.source))
+
+    def _look(self, now: float) -> None:
+        """The node's addresses and routes may come later than the configuration."""
+        self._look_at = now + LOOK_AGAIN
+        for peer in list(self._peers.values()):
+            if (placed := self._placed(peer)) != peer:
+                self.bfd_generation += 1
+                self._upsert(placed, now)
 
     def put_route(self, route: BgpRoute) -> None:
         """One route is new or has changed; `flush` sends. Cost: that of one prefix."""
@@ -157,6 +175,10 @@ class BgpSpeaker:
                 neighbor.rib.remove(prefix)
             else:
                 neighbor.rib.upsert(prefix, attributes)
+            if attributes is not None and attributes.left_out:
+                self._cut[key, prefix] = attributes.left_out
+            elif self._cut:
+                self._cut.pop((key, prefix), None)
 
     def _upsert(self, peer: BgpPeer, now: float) -> None:
         old = self._peers.get(peer.key)
@@ -242,6 +264,7 @@ class BgpSpeaker:
     def _remove(self, key: str, now: float) -> None:
         peer = self._peers.pop(key)
         neighbor = self._neighbors.pop(key)
+        self._cut = {cut: count for cut, count in self._cut.items() if cut[0] != key}
         neighbor.stop(now, deconfigured=True)
         self._leaving[key] = peer, neighbor
 
@@ -263,6 +286,7 @@ class BgpSpeaker:
         BGP goes first: most routers end the session on AdminDown, and take the routes away that were to stay a while.
         """
         self._stopping = True
+        self._look_at = float("inf")
         for neighbor in self._neighbors.values():
             neighbor.stop(now, text=text)
 
@@ -315,8 +339,16 @@ class BgpSpeaker:
     def bfd_by_discriminator(self, discriminator: int) -> str | None:
         return self._by_discriminator.get(discriminator)
 
-    def bfd_by_address(self, address: str) -> str | None:
-        return next((k for k in self._bfd if (p := self.peer(k)) is not None and p.address == address), None)
+    def bfd_by_address(self, address: str, own: str, *, multihop: bool) -> str | None:
+        """The session that a peer's first packet is for: of several with that address, the one from where it went."""
+        found = {
+            k: p.source
+            for k in self._bfd
+            if (p := self.peer(k)) is not None and (p.address, p.multihop) == (address, multihop)
+        }
+        if len(found) == 1:
+            return next(iter(found))
+        return next((k for wanted in (own, "") for k, source in found.items() if source == wanted), None)
 
     def bfd_sessions(self) -> Mapping[str, Session]:
         return self._bfd
@@ -328,12 +360,14 @@ class BgpSpeaker:
     def deadline(self) -> float:
         times = [neighbor.deadline() for _, neighbor in self._all()]
         times += [session.deadline() for session in self._bfd.values()]
-        return min([*times, *self._silence_at.values()], default=float("inf"))
+        return min([self._look_at, *times, *self._silence_at.values()])
 
     def on_deadline(self, now: float) -> None:
         for session in self._bfd.values():  # first: its timers are the tightest
             if now >= session.deadline():
                 session.on_deadline(now)
+        if now >= self._look_at:
+            self._look(now)
         for _, neighbor in self._all():
             if now >= neighbor.deadline():
                 neighbor.on_deadline(now)
@@ -370,6 +404,17 @@ class BgpSpeaker:
         if not event.by_operator and not self._stopping:
             for watched in self._watched_by(key):
                 self._neighbors[watched].reset(now, bfd=True)
+
+    def problems(self) -> list[str]:
+        """What is wrong with routes."""
+        worst: dict[Prefix, int] = {}
+        for (_, prefix), count in self._cut.items():
+            worst[prefix] = max(count, worst.get(prefix, 0))
+        return [
+            f"route {text_of(prefix)}: {count} of its communities are left out, only {MAX_COMMUNITIES} fit into a "
+            "message: let fewer advertisements have this prefix"
+            for prefix, count in sorted(worst.items())
+        ]
 
     def status(self) -> list[dict[str, Any]]:
         """For `/status`: one entry per neighbour."""

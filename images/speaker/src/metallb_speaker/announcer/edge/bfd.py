@@ -22,6 +22,30 @@ BATCH = 64
 #: Source ports of BFD (RFC 5881 section 4).
 _PORTS = range(49152, 65536)
 _ONE_HOP_TTL = 255
+_IP_TTL, _IP_PKTINFO = 2, 8  # linux/in.h; Python 3.11 has no name for the second
+
+
+def _port(version: int, port: int) -> str:
+    return f"port {port} (IPv{version})"
+
+
+def _udp(version: int) -> socket.socket:
+    """Raises OSError where the kernel lacks the family."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    return socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
+
+
+def _told(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, str]:
+    """The TTL that a packet came with, and the address of ours that it was sent to; 0 and "" where unknown."""
+    ttl, own = 0, ""
+    for level, kind, value in ancillary:
+        if (level, kind) in ((socket.IPPROTO_IP, _IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)):
+            ttl = struct.unpack_from("=i", value)[0]
+        elif (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            own = str(ipaddress.IPv4Address(value[8:12]))  # behind the interface, and the address to answer from
+        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            own = str(ipaddress.IPv6Address(value[:16]))
+    return ttl, own
 
 
 class BfdEdge:
@@ -67,40 +91,50 @@ class BfdEdge:
             self._open(version, port)
         for key in self._senders.keys() - self._speaker.bfd_sessions().keys():
             self._senders.pop(key)[1].close()
+        kept = {*self._speaker.bfd_sessions(), *(_port(version, port) for version, port in needed)}
+        for outdated in self._errors.keys() - kept:
+            del self._errors[outdated]
 
     def _open(self, version: int, port: int) -> None:
         try:
-            sock = socket.socket(
-                socket.AF_INET if version == 4 else socket.AF_INET6,
-                socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            )
+            sock = _udp(version)
+        except OSError as error:
+            self._no_port(version, port, error)
+            return
+        try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if version == 4:
                 sock.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
                 sock.bind(("0.0.0.0", port))  # noqa: S104 - packets are taken by discriminator, address and TTL
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
                 sock.bind(("::", port))
         except OSError as error:
-            self._errors[f"port {port}"] = f"cannot receive BFD: {error}"
-            self._followed = -1  # tried again in the next turn: the port may be held by the speaker before us
+            sock.close()
+            self._no_port(version, port, error)
             return
-        self._errors.pop(f"port {port}", None)
+        self._errors.pop(_port(version, port), None)
         self._receivers[version, port] = sock
         self._watch(sock.fileno(), lambda now: self._read(sock, port, now))
+
+    def _no_port(self, version: int, port: int, error: OSError) -> None:
+        self._errors[_port(version, port)] = f"cannot receive BFD: {error}"
+        self._followed = -1  # tried again in the next turn: the port may be held by the speaker before us
 
     def _read(self, sock: socket.socket, port: int, now: float) -> None:
         for _ in range(BATCH):
             try:
-                data, ancillary, _, remote = sock.recvmsg(128, 64)
+                data, ancillary, _, remote = sock.recvmsg(128, 128)
             except OSError:
                 break
-            ttl = next((struct.unpack("=i", v[:4])[0] for _, _, v in ancillary if len(v) >= 4), 0)
-            self._packet(data, str(remote[0]).split("%")[0], ttl, port, now)
+            ttl, own = _told(ancillary)
+            self._packet(data, str(remote[0]).split("%")[0], own, ttl, port, now)
         self.flush()
 
-    def _packet(self, data: bytes, source: str, ttl: int, port: int, now: float) -> None:
+    def _packet(self, data: bytes, source: str, own: str, ttl: int, port: int, now: float) -> None:
         if port == CONTROL_PORT and ttl != _ONE_HOP_TTL:  # RFC 5881 section 5
             self.dropped["ttl is not 255"] += 1
             return
@@ -112,12 +146,15 @@ class BfdEdge:
         key = (
             self._speaker.bfd_by_discriminator(packet.your_discriminator)
             if packet.your_discriminator
-            else self._speaker.bfd_by_address(source)
+            else self._speaker.bfd_by_address(source, own, multihop=port == MULTIHOP_PORT)
         )
         session = self._speaker.bfd(key) if key is not None else None
         peer = self._speaker.peer(key) if key is not None else None
         if session is None or peer is None or peer.address != source:
             self.dropped["no such session"] += 1
+            return
+        if (port == MULTIHOP_PORT) != peer.multihop:  # else the other port were a way around the TTL of 255
+            self.dropped["another session's port"] += 1
             return
         if port == MULTIHOP_PORT and ttl < session.profile.minimum_ttl:
             self.dropped["ttl below minimum-ttl"] += 1
@@ -130,10 +167,13 @@ class BfdEdge:
             if self._senders[key][0] == wanted:
                 return self._senders[key][1]
             self._senders.pop(key)[1].close()
-        v4 = ipaddress.ip_address(peer.address).version == 4
-        sock = socket.socket(
-            socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
+        version = ipaddress.ip_address(peer.address).version
+        v4 = version == 4
+        try:
+            sock = _udp(version)
+        except OSError as error:
+            self._errors[key] = f"cannot send BFD: {error}"
+            return None
         try:
             if v4:
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)

@@ -24,8 +24,11 @@ from metallb_speaker.desired import BgpPeer
 
 Address = tcp.Address
 
-#: Octets that one connection may read in a turn: a full table must not starve BFD.
-READ_MAX = 1 << 17
+#: What all connections together may read in a turn, in octets and in messages (small ones cost more than their
+#: octets): neither a full table nor a flood may starve BFD.
+READ_MAX, MESSAGES_MAX = 1 << 17, 1 << 9
+#: Octets that are read of a connection that ends: a receive buffer's worth.
+DRAIN_MAX = 1 << 20
 #: Seconds between attempts to have the port that another process holds.
 LISTEN_RETRY = 5.0
 #: Seconds between looks for an address of a family that has no next hop: from the first to the last, doubling.
@@ -72,18 +75,27 @@ class BgpEdge:
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._by_token: dict[tuple[str, int], _Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
-        self._listening: dict[int, dict[str, str]] = {}  # version -> peer address -> MD5 key
+        self._listening: dict[int, dict[str, str]] = {}  # version -> peer address -> MD5 key that is set
         self.listen_errors: dict[int, str] = {}  # version -> why the port cannot be had
+        self.key_errors: dict[str, str] = {}  # peer address -> why its MD5 key cannot be set; its calls are refused
         self._listen_wanted: dict[str, str] = {}
         self._listen_again = 0.0
-        self._buffer = bytearray(1 << 16)
+        self._buffer = bytearray(1 << 14)
+        self._octets = self._messages = 0  # that may still be read in this turn
         watch(self._epoll.fileno(), self.on_ready)
 
     # --- the loop's verbs -----------------------------------------------------------------------
 
     def on_ready(self, now: float) -> None:
         """Something of ours is readable or writable."""
-        for fd, mask in self._epoll.poll(0):
+        self._octets, self._messages = READ_MAX, MESSAGES_MAX
+        seen: set[int] = set()
+        # One at a time: the kernel goes round those that are ready, so who was not reached comes first the next time.
+        while self._octets > 0 and self._messages > 0 and (ready := self._epoll.poll(0, 1)):
+            ((fd, mask),) = ready
+            if fd in seen:
+                break
+            seen.add(fd)
             if fd in self._listeners:
                 self._accept(self._listeners[fd], now)
             elif (connection := self._connections.get(fd)) is not None:
@@ -95,7 +107,7 @@ class BgpEdge:
 
     def act(self, now: float) -> None:
         """Do what the machine asks for and send what is pending. Call after anything that moved the machine."""
-        if self.listen_errors and now >= self._listen_again:
+        if (self.listen_errors or self.key_errors) and now >= self._listen_again:
             self._listen_again = now + LISTEN_RETRY
             self.listen_for(self._listen_wanted)
         for peer, action in self._speaker.actions():
@@ -115,6 +127,7 @@ class BgpEdge:
         tried again every LISTEN_RETRY seconds, as long as something else turns the loop.
         """
         self._listen_wanted = dict(peers)
+        self.key_errors = {}
         for version in (4, 6):
             wanted = {a: k for a, k in peers.items() if ipaddress.ip_address(a).version == version}
             listener = next(
@@ -130,17 +143,40 @@ class BgpEdge:
                 continue
             try:
                 if listener is None:
-                    listener = tcp.listen(version, self._listen_port)
-                    self._listeners[listener.fileno()] = listener
-                    self._epoll.register(listener.fileno(), select.EPOLLIN)
-                before = self._listening.get(version, {})
-                for address in before.keys() | wanted.keys():
-                    if (key := wanted.get(address, "")) != before.get(address, ""):
-                        tcp.set_md5(listener, ipaddress.ip_address(address), key)
-                self._listening[version] = wanted
+                    self._listen(version, wanted)
+                else:
+                    self._set_keys(version, listener, wanted)
                 self.listen_errors.pop(version, None)
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 self.listen_errors[version] = f"cannot listen on port {self._listen_port}: {error}"
+
+    def _listen(self, version: int, wanted: Mapping[str, str]) -> None:
+        listener = tcp.bind(version, self._listen_port)
+        try:
+            self._listening[version] = {}
+            self._set_keys(version, listener, wanted)
+            listener.listen(16)
+        except OSError:
+            listener.close()
+            raise
+        self._listeners[listener.fileno()] = listener
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def _set_keys(self, version: int, listener: socket.socket, wanted: Mapping[str, str]) -> None:
+        """Each address by itself: one whose key the kernel does not take concerns no other."""
+        keys = self._listening[version]
+        for address in sorted(keys.keys() | wanted.keys()):
+            key = wanted.get(address, "")
+            try:
+                if key != keys.get(address, ""):
+                    tcp.set_md5(listener, ipaddress.ip_address(address), key)
+            except (OSError, ValueError) as error:
+                if address in wanted:
+                    self.key_errors[address] = f"calls are refused, the password cannot be set: {_words(error)}"
+                continue
+            keys[address] = key
+            if not key:
+                del keys[address]
 
     def close(self) -> None:
         for connection in list(self._connections.values()):
@@ -218,7 +254,8 @@ class BgpEdge:
             except OSError:
                 return
             sock.setblocking(False)
-            key = self._speaker.by_address(str(remote[0]).split("%")[0])
+            address = str(remote[0]).split("%")[0]
+            key = self._speaker.by_address(address) if address not in self.key_errors else None
             peer = self._speaker.peer(key) if key is not None else None
             neighbor = self._speaker.neighbor(key) if key is not None else None
             if key is None or peer is None or neighbor is None:
@@ -240,8 +277,7 @@ class BgpEdge:
         if neighbor is None:
             self._drop(connection)
             return
-        taken = 0
-        while taken < READ_MAX:
+        while self._octets > 0 and self._messages > 0:
             try:
                 count = connection.sock.recv_into(self._buffer)
             except BlockingIOError:
@@ -252,9 +288,9 @@ class BgpEdge:
                 neighbor.receive(connection.token, None, now)
                 self._drop(connection)
                 return
-            taken += count
+            self._octets -= count
             try:
-                neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
+                self._messages -= neighbor.receive(connection.token, bytes(memoryview(self._buffer)[:count]), now)
             except Exception as defect:
                 self._give_up(connection, neighbor, defect, now)
                 return
@@ -308,11 +344,13 @@ class BgpEdge:
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
         tcp.demand_no_hops(connection.sock)
-        # A NOTIFICATION must not be lost to a reset: unread data would make close() send one (RFC 1122 4.2.2.13).
+        # A NOTIFICATION must not be lost to a reset: unread data would make close() send one (RFC 1122 4.2.2.13). Of a
+        # peer that floods us there is always more.
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_WR)
-            while connection.sock.recv_into(self._buffer) > 0:
-                pass
+            for _ in range(DRAIN_MAX // len(self._buffer)):
+                if not connection.sock.recv_into(self._buffer):
+                    break
         connection.sock.close()
 
 

@@ -28,7 +28,7 @@ class RoutingEdge:
 
     def problems(self) -> Mapping[str, str]:
         out = {f"IPv{version}": text for version, text in self._bgp.listen_errors.items()}
-        return {**out, **self._bfd.errors}
+        return {**out, **self._bgp.key_errors, **self._bfd.errors}
 
     def close(self) -> None:
         self._bgp.close()

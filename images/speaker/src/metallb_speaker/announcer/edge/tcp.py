@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 import struct
@@ -24,7 +25,7 @@ def family(address: Address) -> socket.AddressFamily:
 
 
 def set_md5(sock: socket.socket, peer: Address, key: str) -> None:
-    """Sign and demand signatures on segments to and from `peer`; "" takes the key away.
+    """Sign and demand signatures on segments to and from `peer`; "" takes the key away, if there is one.
 
     Raises OSError where the kernel lacks TCP MD5, ValueError for a key above 80 octets.
     """
@@ -37,7 +38,11 @@ def set_md5(sock: socket.socket, peer: Address, key: str) -> None:
         address = struct.pack("=HHI16s", socket.AF_INET6, 0, 0, peer.packed)
     # struct tcp_md5sig: address, flags, prefix length, key length, interface, key (linux/tcp.h).
     option = address.ljust(_SOCKADDR_STORAGE, b"\0") + struct.pack("=BBHI", 0, 0, len(raw), 0) + raw.ljust(80, b"\0")
-    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, option)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, option)
+    except OSError as error:
+        if raw or error.errno != errno.ENOENT:
+            raise
 
 
 def send_hops(sock: socket.socket, *, version: int, gtsm: bool) -> None:
@@ -92,8 +97,9 @@ def dial(peer: Address, port: int, *, source: str, password: str, gtsm: bool) ->
     return sock
 
 
-def listen(version: int, port: int) -> socket.socket:
-    """A listening socket on all addresses of one family. Raises OSError: the port may be the network plugin's."""
+def bind(version: int, port: int) -> socket.socket:
+    """A socket on all addresses of one family, to `listen` on once its keys are set: a call that comes before would be
+    taken unsigned. Raises OSError: the port may be the network plugin's."""
     kind = socket.AF_INET if version == 4 else socket.AF_INET6
     sock = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -102,7 +108,6 @@ def listen(version: int, port: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         send_hops(sock, version=version, gtsm=True)  # a peer with GTSM may judge our answer to its SYN, too
         sock.bind(("0.0.0.0" if version == 4 else "::", port))  # noqa: S104 - BGP listens for known peers only
-        sock.listen(16)
     except OSError:
         sock.close()
         raise

@@ -50,16 +50,26 @@ class Capabilities:
     extended_message: bool = False
     extended_next_hop: bool = False  # IPv4 unicast routes with an IPv6 next hop
     graceful_restart: GracefulRestart | None = None
-    other: tuple[tuple[int, bytes], ...] = ()
+    other: tuple[tuple[int, bytes], ...] = ()  # families that are not known here among them
+
+    def offered(self) -> tuple[Family, ...]:
+        """Without any multiprotocol capability: IPv4 unicast (RFC 4760 section 8)."""
+        named = self.families or any(code == MULTIPROTOCOL for code, _ in self.other)
+        return self.families if named else ("ipv4",)
 
 
 def _tlv(code: int, value: bytes = b"") -> bytes:
     return bytes((code, len(value))) + value
 
 
+def encode_families(families: tuple[Family, ...]) -> bytes:
+    """The multiprotocol capability of each."""
+    return b"".join(_tlv(MULTIPROTOCOL, struct.pack("!HBB", AFI[f], 0, UNICAST)) for f in families)
+
+
 def encode(c: Capabilities) -> bytes:
     """The capabilities' TLVs, without the optional parameter's header."""
-    out = [_tlv(MULTIPROTOCOL, struct.pack("!HBB", AFI[f], 0, UNICAST)) for f in c.families]
+    out = [encode_families(c.families)]
     if c.route_refresh:
         out.append(_tlv(ROUTE_REFRESH))
     if c.extended_next_hop:
@@ -128,7 +138,9 @@ def assemble(tlvs: list[tuple[int, bytes]]) -> Capabilities:
             if len(value) != 4:
                 raise _malformed()
             afi, _, safi = struct.unpack("!HBB", value)
-            if safi == UNICAST and afi in FAMILY and FAMILY[afi] not in families:
+            if safi != UNICAST or afi not in FAMILY:
+                other.append((code, value))
+            elif FAMILY[afi] not in families:
                 families.append(FAMILY[afi])
         elif code == EXTENDED_NEXT_HOP:
             if len(value) % 6:

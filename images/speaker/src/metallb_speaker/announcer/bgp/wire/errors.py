@@ -89,6 +89,8 @@ class NotificationError(Exception):
     code: int
     subcode: int = 0
     data: bytes = b""
+    detail: str = ""  # for people: what exactly
 
     def __str__(self) -> str:
-        return describe(self.code, self.subcode)
+        words = describe(self.code, self.subcode)
+        return f"{words}: {self.detail}" if self.detail else words

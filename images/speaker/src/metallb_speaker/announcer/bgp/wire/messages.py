@@ -69,7 +69,8 @@ class Open:
 
 def _parameters(body: bytes, length: int) -> list[tuple[int, bytes]]:
     position, wide = _OPEN.size, False
-    if length == _EXTENDED_PARAMETERS and len(body) > position and body[position] == _EXTENDED_PARAMETERS:
+    # It is the type that tells; the one-octet length before it is ignored (RFC 9072 section 2).
+    if length and len(body) > position and body[position] == _EXTENDED_PARAMETERS:
         if len(body) < position + 3:
             raise NotificationError(Code.OPEN, 0)
         length, position, wide = int.from_bytes(body[position + 1 : position + 3]), position + 3, True
@@ -146,8 +147,9 @@ class RouteRefresh:
 
     @classmethod
     def decode(cls, body: bytes) -> RouteRefresh:
-        """Raises NotificationError on a wrong length (RFC 7313 section 5)."""
+        """Raises NotificationError on a wrong length, with the whole message (RFC 7313 section 5)."""
         if len(body) != 4:
-            raise NotificationError(Code.ROUTE_REFRESH, INVALID_REFRESH_LENGTH, body)
+            whole = frame(MessageType.ROUTE_REFRESH, body)
+            raise NotificationError(Code.ROUTE_REFRESH, INVALID_REFRESH_LENGTH, whole)
         afi, subtype, safi = struct.unpack("!HBB", body)
         return cls(caps.FAMILY.get(afi) if safi == caps.UNICAST else None, subtype)

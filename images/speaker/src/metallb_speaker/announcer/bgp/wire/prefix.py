@@ -32,5 +32,11 @@ def parse(text: str) -> Prefix:
     return prefix_of(ipaddress.ip_network(text))
 
 
+def text_of(prefix: Prefix) -> str:
+    """As ADDRESS/LENGTH, for people."""
+    address = prefix[2:].ljust(4 if prefix[0] == 4 else 16, b"\0")
+    return f"{ipaddress.ip_address(address)}/{prefix[1]}"
+
+
 def family_of(prefix: Prefix) -> Family:
     return "ipv4" if prefix[0] == 4 else "ipv6"

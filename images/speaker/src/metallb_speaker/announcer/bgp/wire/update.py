@@ -163,6 +163,9 @@ def decode(body: bytes, *, four_octet: bool = True) -> Update:
         if size not in (4, 16, 32) or len(rest) < 2 + size:
             raise NotificationError(Code.UPDATE, OPTIONAL_ATTRIBUTE_ERROR, values[attrs.MP_REACH])
         next_hop = ipaddress.IPv4Address(rest[1:5]) if size == 4 else ipaddress.IPv6Address(rest[1:17])
+        for kind in (attrs.ORIGIN, attrs.AS_PATH):  # RFC 4760 section 3
+            if kind not in values:
+                raise NotificationError(Code.UPDATE, MISSING_WELLKNOWN, bytes((kind,)))
         if family is not None:
             announced += _prefixes(rest[2 + size :], family)
     if attrs.MP_UNREACH in values:
