@@ -15,6 +15,8 @@ FILES = [
     "tests/lock.sh",
     "requirements-dev.in",
     "requirements-dev.txt",
+    "requirements-fuzz.in",
+    "requirements-fuzz.txt",
     "images/requirements.in",
     "images/controller/requirements.txt",
     "images/speaker/requirements.txt",
@@ -42,6 +44,7 @@ def test_of_the_tree() -> None:
             "certifi==",
         ),
         ("requirements-dev.txt", r"(?m)^ruff==\S+", "ruff>=0", "ruff>=0 is not pinned"),
+        ("requirements-fuzz.txt", r"(?m)^atheris==\S+", "atheris>=0", "atheris>=0 is not pinned"),
         ("requirements-dev.txt", r"\A", "--index-url https://example.com/simple\n", "does not belong here"),
     ],
 )
