@@ -103,6 +103,10 @@ class Cluster(KubeClient, Observer):
         self.fabric.add_host(self.plan, host, router=True)
         return host
 
+    def remove_host(self, name: str) -> None:
+        """Undo `add_host`. End what was spawned in it before: `processes.forget`."""
+        self.fabric.remove_host(name)
+
     def spawn(self, name: str, host: str, *argv: str, environment: dict[str, str] | None = None) -> int:
         """Start a long-running program in a host as a part of the cluster: it ends with `down`. Its process id."""
         return self.processes.start(Program(name, host, list(argv), environment=environment or {}))

@@ -70,6 +70,11 @@ class Fabric:
         lines += [f"addr add {host.v6}/64 dev eth0 nodad"] * plan.family.v6
         _ip(namespace, lines)
 
+    def remove_host(self, name: str) -> None:
+        """Undo `add_host`: the cable is gone at once, the host as soon as no process of its own runs any more."""
+        _ip(self._instance.netns(SWITCH), [f"link del {port_of(name)}"])
+        _run(["ip", "netns", "del", self._instance.netns(name)])
+
     def _routes(self, plan: Plan, node: Node) -> None:
         """Pods of other nodes by way of their node; a default route, as nodes have one (cp forwards nothing)."""
         lines = []

@@ -46,6 +46,11 @@ include "{folder}/locked.conf";
         self.lock("")
         lab.spawn("bird", ROUTER, "bird", "-f", "-c", str(folder / "bird.conf"), "-s", str(self.control))
 
+    def close(self) -> None:
+        """End BIRD and its host. The cluster may have another one after that."""
+        self.lab.processes.forget("bird")
+        self.lab.remove_host(ROUTER)
+
     def lock(self, password: str) -> None:
         """A session of its own with the first node, over IPv6, with a password ("": no such session)."""
         (node,) = own(self.lab, self.lab.nodes[0], family=6)

@@ -105,6 +105,7 @@ class Flux:
     def __exit__(self, *_: object) -> None:
         for name in ("helm-controller", "source-controller", "charts"):
             self.lab.processes.forget(name)
+        self.lab.remove_host(HOST)
         for kind in ("helmreleases", "helmcharts", "helmrepositories"):
             # Their finalizers are for controllers that are gone.
             for name in self.lab.kubectl("-n", product.NAMESPACE, "get", kind, "-o", "name").split():

@@ -32,7 +32,7 @@ def bird(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bir
     product.apps(lab, [product.backend(f"on-{node}", node) for node in lab.nodes])
     yield router
     product.remove(lab, "--all")
-    lab.processes.forget("bird")
+    router.close()
     product.clean(lab)
 
 

@@ -86,7 +86,7 @@ def test_helm_test_asks_the_speakers_whether_the_peer_has_the_route(lab: Cluster
         product.install(lab, config(router.address), peerPasswordSecrets=["locked"])
         lab.tool("helm", *test, timeout=300)
     finally:
-        lab.processes.forget("bird")
+        router.close()
     told = lab.tool("helm", *test, "--logs", timeout=300, check=False)
     said = told.stdout + told.stderr
     assert told.returncode != 0, said

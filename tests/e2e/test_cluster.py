@@ -142,6 +142,16 @@ def test_cables_and_lossy_ways(cluster: Cluster) -> None:
     assert cluster.owners("172.18.0.12") == ["node2"]
 
 
+def test_a_host_is_added_and_removed_and_added_again(cluster: Cluster) -> None:
+    for _ in range(2):
+        host = cluster.add_host("guest", 30)
+        cluster.run_in("client", "ping", "-c1", "-W5", host.v4)
+        cluster.run_in("client", "ping", "-c1", "-W5", host.v6)
+        cluster.remove_host("guest")
+        assert "guest" not in cluster.fabric.hosts()
+        assert cluster.run_in("client", "ping", "-c1", "-W1", host.v4, check=False).returncode
+
+
 def test_the_api_server_goes_and_comes_back(cluster: Cluster, web: dict[str, dict[str, str]]) -> None:
     with cluster.probe("172.18.0.11", port=10256, path="/healthz", every=0.1, timeout=5) as probe:
         cluster.pause("etcd")

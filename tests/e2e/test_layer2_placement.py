@@ -188,5 +188,5 @@ def test_an_address_that_a_foreign_host_has_is_said_and_excluding_it_helps(net: 
         follows(net, {address: product.ranked(net.nodes, address)[0]})
         net.wait("the series ends again", lambda: not conflicts(), 30)
     finally:
-        net.run_in(INTRUDER, "ip", "addr", "flush", "dev", "eth0", check=False)
+        net.remove_host(INTRUDER)
         product.remove(net, "taken")
