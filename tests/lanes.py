@@ -1,12 +1,14 @@
-"""All tests, in two lanes side by side: the end-to-end suites; and all others, one suite after the other.
+"""All tests, in lanes side by side: the end-to-end suites; and what only computes, followed by all others in two.
 
-Both wait most of their time. What only computes (`COMPUTING`) yields the cores to the other lane, where packets are
-timed. `python -m tests.lanes`. The lines of the end-to-end lane come when the other lane is done. The exit status is 1
-if anything failed, 130 after INT or TERM: then everything ends in order first, and takes down what it started.
+What only computes (`COMPUTING`) yields the cores to the end-to-end lane, where packets are timed; all others wait for
+timers most of their time. `python -m tests.lanes`. One lane's lines come as they are written, those of another when the
+one before is done. The exit status is 1 if anything failed, 130 after INT or TERM: then everything ends in order first,
+and takes down what it started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from typing import BinaryIO
 
 END_TO_END = ("tests/e2e",)
 COMPUTING = ("tests/unit", "tests/property", "tests/vectors", "tests/chart")
+ROUTERS = ("tests/integration/bgp",)
 #: Everything that is in no lane by name, so that a new suite is run without being named here.
-OTHERS = ("tests", *(f"--ignore={folder}" for folder in END_TO_END + COMPUTING))
+OTHERS = ("tests", *(f"--ignore={folder}" for folder in END_TO_END + COMPUTING + ROUTERS))
 
 Process = subprocess.Popen[bytes]
 
@@ -43,19 +46,32 @@ def main() -> int:
     signal.signal(
         signal.SIGINT, _stop
     )  # also where a shell has set it to be ignored: so it is the default in the lanes
-    with tempfile.NamedTemporaryFile() as written, open(written.name, "rb") as lines:
-        runs: dict[str, Process] = {}
+    runs: dict[str, Process] = {}
+    with contextlib.ExitStack() as stack:
+        aside: dict[str, BinaryIO] = {}
+
+        def start(name: str, arguments: tuple[str, ...]) -> None:
+            """One whose lines are shown later, by `show`."""
+            written = stack.enter_context(tempfile.NamedTemporaryFile())
+            aside[name] = stack.enter_context(open(written.name, "rb"))
+            runs[name] = _pytest(arguments, output=written.file)  # type: ignore[arg-type]
+
+        def show(name: str) -> None:
+            print(f"\n--- {name} ---", flush=True)
+            while runs[name].poll() is None:
+                _copy(aside[name])
+                time.sleep(0.5)
+            _copy(aside[name])
+
         try:
-            runs["end to end"] = _pytest(END_TO_END, output=written.file)  # type: ignore[arg-type]
+            start("end to end", (*END_TO_END, "--durations=12"))
             runs["unit, property, vectors, chart"] = _pytest(COMPUTING, nice=10)
             runs["unit, property, vectors, chart"].wait()
+            start("routers", ROUTERS)
             runs["all others"] = _pytest(OTHERS)
             runs["all others"].wait()
-            print("\n--- end to end ---", flush=True)
-            while runs["end to end"].poll() is None:
-                _copy(lines)
-                time.sleep(0.5)
-            _copy(lines)
+            show("routers")
+            show("end to end")
         except KeyboardInterrupt:
             for run in runs.values():
                 if run.poll() is None:
