@@ -149,9 +149,10 @@ def test_attempts_during_a_stall_are_set_apart_whatever_came_of_them() -> None:
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """What a probe fetches."""
+    """What a probe fetches, several at once: some attempt is always under way."""
 
     def do_GET(self) -> None:
+        time.sleep(0.06)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"pod=a\n")
