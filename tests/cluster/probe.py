@@ -12,7 +12,9 @@ the program.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
 import struct
 import sys
@@ -35,8 +37,11 @@ async def fetch(address: str, port: int, path: str, trace: Trace) -> str:
     sock.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(sock, (address, port))
-    except BaseException:
+    except BaseException as error:
         trace.port = sock.getsockname()[1]
+        # A reset before there is a connection is ECONNREFUSED, one of a connection is ECONNRESET (Linux, tcp_reset): it
+        # came about, and ended before this program had looked.
+        trace.connected = isinstance(error, OSError) and error.errno == errno.ECONNRESET
         sock.close()
         raise
     trace.connected, trace.port = True, sock.getsockname()[1]
@@ -66,7 +71,7 @@ async def attempt(results: list[tuple[float, float, str]], where: tuple[str, int
     except TimeoutError:
         text = "!timeout"
     except OSError as error:
-        text = f"!{error.strerror or error!r}"
+        text = f"!{os.strerror(error.errno) if error.errno else repr(error)}"
     if text.startswith("!"):
         text = f"!{'broken: ' if trace.connected else ''}{text[1:]} (port {trace.port})"
     results.append((start, time.monotonic(), text))

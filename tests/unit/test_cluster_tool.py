@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import probe
 from tests.cluster.archive import Entry, Settings, write
 from tests.cluster.instance import ClusterError, Instance, boot_id, until
 from tests.cluster.observe import _PROBE as PROBE
@@ -181,6 +185,39 @@ def test_the_probe_knows_when_it_did_not_run() -> None:
             thread.join()
     assert report.stalled
     assert not report.failures
+
+
+@pytest.mark.parametrize(
+    ("reset", "told"), [(True, "!broken: Connection reset by peer"), (False, "!Connection refused")]
+)
+def test_the_probe_tells_a_broken_connection_from_one_that_was_not_made(reset: bool, told: str) -> None:
+    """Also one that has come about and was reset before the probe could look."""
+
+    def serve(listener: socket.socket) -> None:
+        there, _ = listener.accept()
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        there.close()
+
+    async def body() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            thread = threading.Thread(target=serve, args=(listener,))
+            if reset:
+                thread.start()
+            else:
+                listener.close()
+            results: list[tuple[float, float, str]] = []
+            task = asyncio.create_task(probe.attempt(results, ("127.0.0.1", port, "/"), 5.0))
+            for _ in range(3):
+                await asyncio.sleep(0)  # it calls
+            time.sleep(0.3)  # noqa: ASYNC251  (nothing else runs meanwhile, which is the point)
+            await task
+            if reset:
+                thread.join()
+        [(_, _, text)] = results
+        assert text.startswith(f"{told} (port ")
+
+    asyncio.run(body())
 
 
 def test_a_page_without_the_key_has_no_value() -> None:
