@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def annotation(service: Service, name: str) -> str:
     return values.pop() if values else ""
 
 
+@functools.lru_cache(1024)  # one status is asked for its addresses many times between two changes
 def parse_address(text: str) -> Address | None:
     """An address without a zone, or None."""
     try:
