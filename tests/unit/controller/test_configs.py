@@ -13,6 +13,7 @@ import pytest
 from metallb_common.kube.errors import ApiError
 from metallb_common.kube.events import BURST, ObjectRef
 from metallb_controller import configs
+from metallb_controller.accepted import Accepted
 from metallb_controller.assigner import Assigner
 from metallb_controller.configs import Configs, Settings, Source
 from metallb_controller.metrics import Metrics
@@ -291,6 +292,32 @@ def test_what_is_uninstalled_is_not_written_again() -> None:
         assert ACCEPTED not in made.server.objects
 
     run(owned, body)
+
+
+@pytest.mark.parametrize("owner", ["one", "two"])
+def test_an_owner_that_was_made_anew_is_written_down_also_when_the_watch_begins_late(owner: str) -> None:
+    """The watch brings the object that was just read, before it is written again."""
+
+    async def body() -> None:
+        server = Server()
+        server.store("text")
+        server.objects[ACCEPTED]["metadata"]["ownerReferences"] = [{"uid": "one"}]
+        server.deploy(owner)
+        accepted = Accepted(server, "n", "accepted", "controller")  # type: ignore[arg-type]
+        watch = accepted.watch(lambda: None)
+        assert watch is not None
+        await accepted.read()
+        watching = asyncio.create_task(watch.run())
+        await asyncio.sleep(0.1)
+        await accepted.write("text", "1", lambda: True)
+        assert server.owners() == [owner]
+        assert server.written == ([] if owner == "one" else ["PUT"])
+        await asyncio.sleep(0.1)
+        await accepted.write("text", "1", lambda: True)
+        assert server.written == ([] if owner == "one" else ["PUT"]), "our own write is no news"
+        watching.cancel()
+
+    asyncio.run(body())
 
 
 def test_an_owner_that_was_made_anew_is_written_down() -> None:

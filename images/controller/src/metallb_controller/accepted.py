@@ -53,6 +53,7 @@ class Accepted:
         self.text: str | None = None  # what the object holds; None: nothing, or nobody knows
         self._version = ""  # the newest resource version of it that we know
         self._owned = False  # whether it goes away with its Deployment
+        self._owner = ""  # the Deployment's uid, when it was last asked for
         self._wrote = False  # whether we may write it
         self._denied = False
 
@@ -83,10 +84,14 @@ class Accepted:
         if stored is None:
             return None
         owner = await owner_reference(self._api, self._namespace, self._deployment)
+        self._owner = owner["uid"] if owner else ""
+        self._holds(stored)
+        return stored
+
+    def _holds(self, stored: Stored) -> None:
         self._owned, self._version = bool(stored.owners), stored.resource_version
         # One whose Deployment was made anew would go away with the one that was: it is written again.
-        self.text = None if owner and owner["uid"] not in stored.owners else stored.text
-        return stored
+        self.text = None if self._owner and self._owner not in stored.owners else stored.text
 
     async def write(self, text: str, version: str, may_write: Callable[[], bool]) -> None:
         """Returns when it holds this text, or cannot hold any. Raises ApiError, to be tried again."""
@@ -114,7 +119,7 @@ class Accepted:
                 return
             raise
         self.text, self._owned, self._wrote = text, bool(owner), True
-        self._version = Stored.from_json(answer).resource_version
+        self._owner, self._version = owner["uid"] if owner else "", Stored.from_json(answer).resource_version
 
     def _body(self, text: str, version: str, owner: dict[str, str] | None, replaces: str) -> dict[str, Any]:
         meta: dict[str, Any] = {
@@ -154,7 +159,7 @@ class Accepted:
         if stored is None:
             self.text = None
         elif newer(self._version, stored.resource_version):  # else it is older than what we wrote
-            self.text, self._owned, self._version = stored.text, bool(stored.owners), stored.resource_version
+            self._holds(stored)
 
 
 class _Sink:
