@@ -167,7 +167,7 @@ def test_an_address_that_a_foreign_host_has_is_said_and_excluding_it_helps(net: 
             ],
             20,
         )
-        # Whoever gets the address answers after 2 ms without a reply: on a busy machine for a moment beside the intruder.
+        # Whoever gets the address answers after 2 ms without a reply: on a busy machine also here, for a moment.
         net.wait(
             "two hosts with one address is what this avoids",
             lambda: net.owners(address, attempts=3) == [intruder.mac],
