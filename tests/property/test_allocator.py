@@ -1,16 +1,14 @@
 """The pure controller against naive models: random histories, one answer, nobody robbed.
 
 `Histories` drives the whole pure half (adoption, plans, waking, config judgement) as a world of Services
-would, with restarts and lost writes. `Choices` compares every single choice with a brute-force search.
+would, with restarts and lost writes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
-from itertools import combinations, count, product
+from itertools import combinations, count
 from random import Random
-from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -22,10 +20,8 @@ from metallb_common.kube.views import PREFIXES, Service
 from metallb_common.net.ranges import Address
 from metallb_common.net.selectors import LabelSelector, Requirement
 from metallb_common.obs import logs
-from metallb_controller.allocator import Allocator, Refusal, Wish
-from metallb_controller.intervals import IntervalSet, subtract
+from metallb_controller.allocator import Refusal, Wish
 from metallb_controller.plan import status_addresses
-from metallb_controller.pools import PoolSpace
 from metallb_controller.wishes import Rules, families, wish
 from tests.unit.controller.make import World, config, pool, service
 
@@ -457,95 +453,6 @@ def walk(seeds: range) -> None:
                 raise AssertionError(f"seed {seed}, step {step}, {name}({arguments}): {error}") from error
 
 
-#: A pool, an address of it, and whether somebody holds the address who would share it.
-Candidate = tuple[Pool, Address, bool]
-
-MIXED = (
-    pool("a", "192.0.2.0/31"),
-    pool("b", "2001:db8::/126", "192.0.2.4/32", protocol="bgp"),
-    pool("c", "192.0.2.2/31", protocol="bgp"),
-    pool("d", "2001:db8:1::/127"),
-)
-
-
-class Choices(RuleBasedStateMachine):
-    """Every automatic choice is the first that a search over all pools and addresses finds."""
-
-    @initialize(which=st.integers(0, 5))
-    def begin(self, which: int) -> None:
-        self.allocator = Allocator()
-        self.pools = (*CONFIGS[:5], MIXED)[which]
-        self.allocator.set_pools(self.pools)
-        self.next = count()
-
-    def _there(self, asked: Wish) -> list[Candidate]:
-        """Every address that the wish could get, in order of the pools, and whether it would join others."""
-        order = sorted(
-            (p for p in self.pools if p.auto_assign and not p.disabled),
-            key=lambda p: (p.service_allocation.priority or 1e9, p.name),
-        )
-        out = []
-        for p in order:
-            for address in (a for version in asked.families for a in naive_addresses(p, version)):
-                owners = [a for a in self.allocator.held.values() if address in a.addresses]
-                if all(a.keys == asked.keys and a.keys[0] and not set(a.ports) & set(asked.ports) for a in owners):
-                    out.append((p, address, bool(owners)))
-        return out
-
-    def _best(self, asked: Wish) -> tuple[Address, ...]:
-        """The first of all combinations."""
-        there = self._there(asked)
-        rank = {name: i for i, name in enumerate(dict.fromkeys(p.name for p, _, _ in there))}
-        protocols = list(dict.fromkeys(p.protocol for p, _, _ in there))
-        of = {v: [one for one in there if one[1].version == v] for v in asked.families}
-        joined = {p.name for p, _, joins in there if joins}
-
-        def grade(some: tuple[Candidate, ...]) -> tuple[Any, ...]:
-            """Joining comes first, then one pool for both, then the order of pools and addresses."""
-            names = [p.name for p, _, _ in some]
-            joins = [joining for _, _, joining in some]
-            protocol = protocols.index(some[0][0].protocol) if len(some) > 1 else 0
-            apart = len(set(names)) > 1
-            plain = [(rank[p.name], int(a)) for p, a, _ in some]
-            if all(joins):
-                return (0, protocol, plain)
-            if any(joins) and not apart:
-                return (1, protocol, 0, rank[names[0]], [(not j, int(a)) for _, a, j in some])
-            if any(joins):
-                return (1, protocol, 1, [(p.name not in joined, rank[p.name], not j, int(a)) for p, a, j in some])
-            return (2, 1, protocol, plain) if apart else (2, 0, plain)
-
-        complete = [some for some in product(*of.values()) if len({p.protocol for p, _, _ in some}) == 1]
-        if complete:
-            return tuple(address for _, address, _ in min(complete, key=grade))
-        for version in asked.families if asked.optional else ():
-            if of[version]:
-                return (min(of[version], key=lambda one: (not one[2], rank[one[0].name], int(one[1])))[1],)
-        return ()
-
-    @rule(family=FAMILIES, ports=PORTS, share=KEYS)
-    def take(self, family: tuple[str, str], ports: tuple[str, ...], share: str) -> None:
-        view = service(f"s{next(self.next)}", families=family[0], policy=family[1], ports=ports, share=share)
-        asked = wish(view, None)
-        found = self.allocator.find(asked)
-        expected = self._best(asked)
-        if not expected:
-            assert isinstance(found, Refusal)
-        else:
-            assert not isinstance(found, Refusal)
-            assert found.addresses == expected
-            self.allocator.hold(asked.key, found)
-
-    @precondition(lambda self: self.allocator.held)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
-        self.allocator.release(data.draw(st.sampled_from(sorted(self.allocator.held))))
-
-
-TestChoices = Choices.TestCase
-TestChoices.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, phases=PHASES)
-
-
 @given(st.permutations(range(6)), st.integers(0, 4))
 @settings(max_examples=60, deadline=None)
 def test_equal_events_in_any_order_give_one_answer(order: list[int], which: int) -> None:
@@ -559,58 +466,3 @@ def test_equal_events_in_any_order_give_one_answer(order: list[int], which: int)
         made.settle()
         answers.append({k: v.ingress_ips for k, v in made.objects.items()})
     assert answers[0] == answers[1]
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=200), st.sets(st.integers(0, 60)))
-@settings(max_examples=150, deadline=None)
-def test_intervals_are_a_set(steps: list[tuple[bool, int]], start: set[int]) -> None:
-    model = set(start)
-    intervals = IntervalSet((v, v) for v in sorted(start))
-    for adding, value in steps:
-        if adding:
-            assert intervals.add(value) is (value not in model)
-            model.add(value)
-        else:
-            assert intervals.discard(value) is (value in model)
-            model.discard(value)
-        assert intervals.lowest() == min(model, default=None)
-        assert intervals.size == len(model)
-    assert [v for first, last in intervals for v in range(first, last + 1)] == sorted(model)
-    assert all(v in intervals for v in model)
-
-
-SPANS = (
-    st.sets(st.integers(0, 80), max_size=12)
-    .map(lambda s: sorted(s)[: len(s) // 2 * 2])
-    .map(lambda s: list(zip(s[::2], s[1::2], strict=True)))
-)
-
-
-@given(SPANS, SPANS)
-def test_subtract(wanted: list[tuple[int, int]], holes: list[tuple[int, int]]) -> None:
-    def members(spans: list[tuple[int, int]]) -> set[int]:
-        return {v for first, last in spans for v in range(first, last + 1)}
-
-    assert members(subtract(wanted, holes)) == members(wanted) - members(holes)
-
-
-EDGES = st.sampled_from([0, 1, 2, 253, 254, 255, 256, 257, 510, 511, 512, 513])
-
-
-@given(EDGES | st.integers(0, 700), EDGES | st.integers(0, 700), st.booleans())
-@settings(max_examples=300, deadline=None)
-def test_a_pool_gives_each_usable_address_once(start: int, length: int, avoid: bool) -> None:
-    base = int(ipaddress.ip_address("192.0.2.0"))
-    first, last = (ipaddress.ip_address(base + n) for n in (start, start + length))
-    p = dataclasses.replace(pool("p", f"{first}-{last}", exclude=("192.0.2.8/30",)), avoid_buggy_ips=avoid)
-    space = PoolSpace(p).spaces[4]
-    expected = naive_addresses(p, 4)
-    assert space.size == len(expected)
-    given_out = []
-    while (address := space.lowest()) is not None:
-        given_out.append(address)
-        space.take(address)
-    assert given_out == expected
-    for address in expected:
-        space.give_back(address)
-    assert space.free.size == len(expected)
