@@ -6,7 +6,7 @@ import pytest
 
 from metallb_speaker.announcer.layer2 import api
 from metallb_speaker.announcer.reach import EVERY, NEVER, SETTLE, TIMES, Reach
-from tests.unit.speaker.test_announcer import IP, NODES, Node, Sim, group
+from tests.unit.speaker.announcers import IP, NODES, Node, Sim, group
 
 PREFIXES = ("10.8.0.0/24", "10.9.0.0/24")
 DARK = ("10.9.0.0/24",)
