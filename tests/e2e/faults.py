@@ -239,23 +239,25 @@ class Watch:
         self,
         what: str,
         start: float,
-        allowed: dict[str, list[str]] | None = None,
+        allowed: dict[str, list[list[str]]] | None = None,
         notes: str = "",
         *,
         any_move: bool = False,
     ) -> Row:
-        """The stretch since `start`. `allowed`: by Service, the owners one after the other; others must stay."""
+        """The stretch since `start`. `allowed`: by Service, the owners one after the other; others must stay.
+
+        The first of them may be gone at once. Several ways may be right: any of them will do.
+        """
         seen = {address: line.since(start) for address, line in self.answers.now().items()}
         http = {family: report.since(start) for family, report in self.http().items()}
         moves, cases = [], self.field.cases
         for case in cases:
-            expected = (allowed or {}).get(case.name, [case.owner])
+            ways = (allowed or {}).get(case.name, [[case.owner]])
+            right = [*ways, *(way[1:] for way in ways if way[1:])]
             for address in (case.v4, case.v6):
-                if not any_move and seen[address].owners not in (
-                    expected,
-                    expected[1:] or expected,
-                ):  # it may be gone at once
-                    moves.append(f"{address}: {' '.join(seen[address].owners)}, not {' '.join(expected)}")
+                if not any_move and seen[address].owners not in right:
+                    told = " or ".join(" ".join(way) for way in ways)
+                    moves.append(f"{address}: {' '.join(seen[address].owners)}, not {told}")
         said = [notes, self._explain(http, start), *(f"{name}: {report.set_apart}" for name, report in http.items())]
         return Row(
             what,
@@ -298,20 +300,27 @@ def strike(field: Field, fault: Fault, focus: Case, *, back: bool = True, linger
                 taken = watch.wait_for(f"{fault.name}: taken over", {case.name: case.order[1] for case in mine}, 30)
                 time.sleep(linger)
                 notes = f"done in {done - start:.3f} s, steady after {taken - start:.2f} s"
-                rows = [watch.row(fault.name, start, {case.name: [node, case.order[1]] for case in mine}, notes)]
+                rows = [watch.row(fault.name, start, {case.name: [[node, case.order[1]]] for case in mine}, notes)]
                 start = time.monotonic()
             finally:
                 otherwise.pop_all().close()
             if back:
                 returned = watch.wait_for(f"{fault.name}: returned", {case.name: node for case in mine}, 120)
                 time.sleep(linger)
-                # At the first moment a node that was alone answers for everything still: `doubled` says how long.
-                first = [node] if fault.alone else []
-                expected = {
-                    case.name: [*first, *(case.order[1:2] if case in mine else []), case.owner] for case in field.cases
-                }
+                expected = {case.name: _ways_back(case, node, alone=fault.alone) for case in field.cases}
                 rows.append(watch.row(f"{fault.name}: return", start, expected, f"after {returned - start:.1f} s"))
     return rows
+
+
+def _ways_back(case: Case, node: str, *, alone: bool) -> list[list[str]]:
+    """Who answers for the case, one after the other, from the moment before a fault of `node` is undone.
+
+    A node that was alone answers for everything still when it is back, until it has heard the others: whether theirs
+    was asked for once more before that is chance. `doubled` says how long both answer.
+    """
+    meanwhile = case.order[1] if case.owner == node else case.owner
+    home = [meanwhile, *([node] if case.owner == node else [])]
+    return [[node, *home], [meanwhile, node, *home]] if alone else [home]
 
 
 def roll(field: Field, focus: Case, what: str = "speakers rolled", linger: float = 0.5) -> Row:
@@ -352,7 +361,7 @@ def move(field: Field, focus: Case) -> list[Row]:
             )
             moved = watch.wait_for(what, {focus.name: path[1]})
             time.sleep(0.5)
-            rows.append(watch.row(what, start, {focus.name: path}, f"{moved - start:.2f} s after kubectl was called"))
+            rows.append(watch.row(what, start, {focus.name: [path]}, f"{moved - start:.2f} s after kubectl was called"))
     return rows
 
 
