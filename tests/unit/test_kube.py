@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +54,32 @@ def test_how_long_the_server_wants_us_to_wait(
     error = ApiError.from_status(status, body, header)
     assert error.retry_after == wait
     assert error.transient
+
+
+_CONNECT = """
+import asyncio, os, sys
+from metallb_common.kube.client import connect
+before = dict(os.environ)
+async def main():
+    api = await connect(sys.argv[1])
+    await api.close()
+asyncio.run(main())
+assert dict(os.environ) == before, "programs that a kubeconfig calls for a token need what the user set"
+import aiohttp.connector
+print(aiohttp.connector._SSL_CONTEXT_VERIFIED.cert_store_stats()["x509_ca"])
+"""
+
+
+@pytest.mark.parametrize("told", [{}, {"SSL_CERT_FILE": ssl.get_default_verify_paths().openssl_cafile}])
+def test_the_systems_certificates_are_not_read_for_nothing(tmp_path: Path, told: dict[str, str]) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}],"
+        " clusters: [{name: a, cluster: {server: 'https://localhost:1'}}], users: [{name: a, user: {token: x}}]}"
+    )
+    command = [sys.executable, "-c", _CONNECT, str(config)]
+    ran = subprocess.run(command, env=dict(os.environ) | told, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "0\n", "")
 
 
 def test_a_terminating_namespace_is_no_lack_of_rights() -> None:

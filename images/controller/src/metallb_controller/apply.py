@@ -142,7 +142,7 @@ class Writer:
             logs.info(
                 event=event, service=key, ips=list(decided.ingress or ()), pool=decided.from_pool, reason=decided.log
             )
-        self._assigner.written(Tracked.from_json(answer))
+        self._assigner.written(self._assigner.parse(answer))
         self._assigner.ended(key, happened=True)
 
     async def _put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

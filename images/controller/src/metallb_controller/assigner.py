@@ -95,7 +95,7 @@ class Assigner:
         self._outside.stirred()
 
     def parse(self, obj: Mapping[str, Any]) -> Tracked:
-        """From the API's JSON. The echo of our own write is known already: it costs next to nothing."""
+        """From the API's JSON. Of a write's answer and its echo by the watch the second costs next to nothing."""
         meta = obj["metadata"]
         known = self.services.get(f"{meta['namespace']}/{meta['name']}")
         if known is not None and known.view.resource_version == meta["resourceVersion"]:
@@ -117,7 +117,7 @@ class Assigner:
     def written(self, obj: Tracked) -> None:
         """The server's answer to a write: newer than what the watch has brought so far."""
         known = self.services.get(obj.view.key)
-        if known is not None and known.view.uid == obj.view.uid:
+        if known is not None and known is not obj and known.view.uid == obj.view.uid:
             self._store(obj)
             self._outside.stirred()
 

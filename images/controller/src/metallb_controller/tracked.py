@@ -7,21 +7,17 @@ several times as much, for a use that comes once in a Service's life.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from metallb_common.kube.views import Service, ServicePort
+from metallb_common.kube.views import Service
 from metallb_common.net.ranges import Address
 from metallb_controller.plan import Plan, Say, status_addresses
 from metallb_controller.wishes import FROM_POOL
 
 #: Metadata that the API server takes from a status write.
 KEPT = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
-
-_ports: dict[tuple[ServicePort, ...], tuple[ServicePort, ...]] = {}
 
 
 class Tracked:
@@ -64,7 +60,7 @@ class Tracked:
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> Tracked:
-        view = _lean(Service.from_json(obj))
+        view = Service.from_json(obj)
         status = obj.get("status") or {}
         if view.type != "LoadBalancer" and not view.ingress_ips and FROM_POOL not in view.annotations:
             return cls(view, b"")
@@ -97,23 +93,6 @@ class Tracked:
             "spec": {"type": view.type},
             "status": {**status, "loadBalancer": {"ingress": ingress} if ingress else {}},
         }
-
-
-def _lean(view: Service) -> Service:
-    """The same view with what thousands of Services have in common stored once."""
-    if len(_ports) > 10_000:  # many odd port lists: forget them rather than keep them for ever
-        _ports.clear()
-    share = sys.intern
-    return dataclasses.replace(
-        view,
-        namespace=share(view.namespace),
-        type=share(view.type),
-        ip_family_policy=share(view.ip_family_policy),
-        external_traffic_policy=share(view.external_traffic_policy),
-        ip_families=tuple(map(share, view.ip_families)),
-        ports=_ports.setdefault(view.ports, view.ports),
-        created=share(view.created),
-    )
 
 
 def newer(mine: str, other: str) -> bool:

@@ -275,11 +275,12 @@ class EventRecorder:
                 body={"count": count, "lastTimestamp": series.last},
                 content_type="application/merge-patch+json",
                 timeout=seconds,
+                parse=False,
             )
         else:
             name = f"{ref.name[:200].rstrip('-.')}.{time.time_ns():x}"
             body = self._body(series, namespace, name, count)
-            await self._api.request("POST", EVENTS.path(namespace), body=body, timeout=seconds)
+            await self._api.request("POST", EVENTS.path(namespace), body=body, timeout=seconds, parse=False)
             series.name = name
         series.sent, series.sent_at = count, now
 

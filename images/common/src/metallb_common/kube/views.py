@@ -6,7 +6,8 @@ optional field: the API server has validated the object already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,20 @@ class ServicePort:
         return f"{self.protocol}/{self.port}"
 
 
+#: Lists of ports that Services have, each once.
+_ports: dict[tuple[ServicePort, ...], tuple[ServicePort, ...]] = {}
+
+
+def _ports_from_json(raw: Iterable[Json]) -> tuple[ServicePort, ...]:
+    if len(_ports) > 10_000:  # many odd lists: forget them rather than keep them for ever
+        _ports.clear()
+    ports = tuple(ServicePort(sys.intern(p.get("protocol", "TCP")), p["port"]) for p in raw)
+    return _ports.setdefault(ports, ports)
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A Service of any type."""
+    """A Service of any type. What thousands of Services have in common is stored once."""
 
     namespace: str
     name: str
@@ -59,24 +71,25 @@ class Service:
         ingress = ((obj.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
         cluster_ips = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
         annotations = meta.get("annotations") or {}
+        share = sys.intern
         return cls(
-            namespace=meta["namespace"],
+            namespace=share(meta["namespace"]),
             name=meta["name"],
             uid=meta.get("uid", ""),
             resource_version=meta.get("resourceVersion", ""),
-            type=spec.get("type", "ClusterIP"),
+            type=share(spec.get("type", "ClusterIP")),
             cluster_ips=tuple(cluster_ips),
-            ip_families=tuple(spec.get("ipFamilies") or ()),
-            ip_family_policy=spec.get("ipFamilyPolicy") or "SingleStack",
-            ports=tuple(ServicePort(p.get("protocol", "TCP"), p["port"]) for p in spec.get("ports") or ()),
+            ip_families=tuple(map(share, spec.get("ipFamilies") or ())),
+            ip_family_policy=share(spec.get("ipFamilyPolicy") or "SingleStack"),
+            ports=_ports_from_json(spec.get("ports") or ()),
             selector=tuple(sorted((spec.get("selector") or {}).items())),
             labels=dict(meta.get("labels") or {}),
             annotations={k: v for k, v in annotations.items() if k.startswith(PREFIXES)},
             load_balancer_ip=spec.get("loadBalancerIP") or "",
             load_balancer_class=spec.get("loadBalancerClass"),
-            external_traffic_policy=spec.get("externalTrafficPolicy") or "Cluster",
+            external_traffic_policy=share(spec.get("externalTrafficPolicy") or "Cluster"),
             ingress_ips=tuple(i["ip"] for i in ingress if i.get("ip")),
-            created=meta.get("creationTimestamp") or "",
+            created=share(meta.get("creationTimestamp") or ""),
             deleting="deletionTimestamp" in meta,
         )
 
